@@ -1,0 +1,1 @@
+"""Accuracy and speed against peers and Monte Carlo; each module runs as `python -m benchmarks.NAME`."""

@@ -1,0 +1,1 @@
+"""Robustness: scenario sets, scenario statistics, clinical goals and the verdict. No DICOM, web or report code."""
