@@ -1,0 +1,277 @@
+"""Proton pencil-beam dose of one beam: trace, deposit, spread, resample.
+
+Every pixel of the beam's-eye plane is its own sub-pencil with its own water-equivalent depth. A layer's fluence is the
+sum of its spots at their narrowest; what the optics add elsewhere, and what the patient adds, is spread slice by slice.
+Two components march on their own rays: the core, widened by Fermi-Eyges moments through the material it meets, and on
+coarser rays everything wide: the nuclear halo and the wide optical Gaussian.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from doseeng._kernels.proton import deposit_slice, halo_step, largest_variance, scatter_step
+from doseeng._kernels.spread import spread_bins
+from doseeng.beamseye import Frustum, TracedRays, add_to_grid, frustum_around, trace_rays
+from doseeng.errors import GeometryError, MachineError
+from doseeng.grid import BeamFrame, Grid, beam_frame
+from doseeng.machines import lookup
+from doseeng.machines.model import ProtonMachine
+from doseeng.materials import MaterialMaps
+from doseeng.plan import ProtonBeam, RangeShifter
+from doseeng.scenario import NOMINAL, Scenario
+
+Array = npt.NDArray[np.float64]
+Float32 = npt.NDArray[np.float32]
+
+PROTONS_PER_UNIT: Final = 1e9
+"""Depth doses are tabulated per this many protons."""
+TABLE_STEP_MM: Final = 0.25
+"""Depth step of the layer tables; the sharpest Bragg peak (70 MeV) is about 1.5 mm wide."""
+TABLE_END: Final = 1.25
+"""Tables reach this far beyond the deepest range; nothing is left there."""
+LATERAL_SIGMAS: Final = 4.0
+"""Core rays reach this many standard deviations beyond the outermost spots."""
+WIDE_SIGMAS: Final = 3.0
+"""The same for the wide component, which holds a few percent of the dose."""
+WATER_SPREAD: Final = 0.03
+"""Multiple scattering in water ends at a width of 2.2 % of the range (Gottschalk 2010); lung and gaps add to it."""
+ENTRANCE_WET_MM: Final = 1.0
+"""A ray has entered the patient after this much water-equivalent depth."""
+GAP_GROWTH: Final = 1.5
+"""Secondaries born evenly along a path d with one angle have width sigma = angle d / sqrt(3) behind it; in a gap they
+spread on with d(sigma)/dz = angle sqrt(3) / 2 = 1.5 sigma / d."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProtonSettings:
+    """pitch_mm: distance of rays in the isocentre plane; slice_mm: along the axis; width_bins: lateral widths per slice.
+
+    wide_pitch_mm, wide_bins: the same for halo and wide optical Gaussian, which vary slowly.
+    """
+
+    pitch_mm: float = 1.5
+    slice_mm: float = 1.5
+    width_bins: int = 12
+    wide_pitch_mm: float = 4.5
+    wide_bins: int = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """Layers that march together. Arrays are (n_layer,) unless said.
+
+    energy_mev; gaussian: which optical Gaussian; spots: indices of the spots per layer; protons: 1e9 protons per fraction
+    of each of these spots; halo: whether the layer is nuclear halo (all False: core).
+    """
+
+    energy_mev: Array
+    gaussian: npt.NDArray[np.intp]
+    spots: tuple[npt.NDArray[np.intp], ...]
+    protons: tuple[Array, ...]
+    wide: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tables:
+    """By water-equivalent depth behind the range shifter, each (n_wet, n_layer) float32.
+
+    cumulative: dose up to a depth; share: part of it that belongs to this layer. Core: power, scattering power of water.
+    Wide: slope, growth of the halo's width per mm; extra: further variance; first_sigma (n_layer,): width on entering.
+    """
+
+    cumulative: Float32
+    share: Float32
+    power: Float32
+    slope: Float32
+    extra: Float32
+    first_sigma: Float32
+
+
+def beam_dose(
+    beam: ProtonBeam,
+    machine: ProtonMachine,
+    maps: MaterialMaps,
+    grid: Grid,
+    patient_position: str,
+    scenario: Scenario = NOMINAL,
+    settings: ProtonSettings = ProtonSettings(),  # noqa: B008 - frozen
+) -> Float32:
+    """Physical dose to water of one fraction of `beam`, Gy, float32 of grid.shape.
+
+    Errors: MachineError when an energy lies outside the model; GeometryError when no ray meets the patient.
+    """
+    isocenter = np.asarray(beam.isocenter_mm) + np.asarray(scenario.isocenter_shift_mm)
+    frame = beam_frame(isocenter, beam.gantry_deg, beam.couch_deg, patient_position)
+    dose = np.zeros(grid.shape, dtype=np.float32)
+    for part in _parts(beam, machine):
+        if any(p.any() for p in part.protons):
+            _add_part(part, beam, machine, maps, frame, scenario.rsp_scale, settings, grid, dose)
+    return dose
+
+
+def _parts(beam: ProtonBeam, machine: ProtonMachine) -> tuple[_Part, _Part]:
+    energy, layer = np.unique(beam.spot_energy_mev, return_inverse=True)
+    low, high = machine.energy_mev[0], machine.energy_mev[-1]
+    outside = energy[(energy < low - 1e-3) | (energy > high + 1e-3)]
+    if len(outside):
+        raise MachineError(
+            f"beam {beam.number} '{beam.name}': energy {outside[0]:g} MeV is outside machine '{machine.name}' "
+            f"({low:g} to {high:g} MeV); choose another machine with --machine"
+        )
+    protons = beam.spot_mu * lookup.rows_at(machine, machine.protons_per_mu, energy)[layer] / PROTONS_PER_UNIT
+    second = lookup.rows_at(machine, machine.optics.weight, energy)
+    spots = tuple(np.flatnonzero(layer == i) for i in range(len(energy)))
+    first = tuple(protons[s] * (1.0 - w) for s, w in zip(spots, second, strict=True))
+    wide = tuple(protons[s] * w for s, w in zip(spots, second, strict=True))
+    n = len(energy)
+    core = _Part(energy, np.zeros(n, dtype=np.intp), spots, first, wide=False)
+    return core, _Part(np.tile(energy, 2), np.repeat([0, 1], n), spots + spots, first + wide, wide=True)
+
+
+def _add_part(
+    part: _Part, beam: ProtonBeam, machine: ProtonMachine, maps: MaterialMaps, frame: BeamFrame, rsp_scale: float,
+    settings: ProtonSettings, grid: Grid, dose: Float32,
+) -> None:  # fmt: skip
+    """Add the dose of one part of the beam to `dose`."""
+    sigmas = WIDE_SIGMAS if part.wide else LATERAL_SIGMAS
+    pitch = settings.wide_pitch_mm if part.wide else settings.pitch_mm
+    largest = _part_variance(part, machine, np.zeros(1), beam.range_shifter).max()
+    margin = sigmas * np.sqrt(largest + (WATER_SPREAD * lookup.range_at(machine, part.energy_mev).max()) ** 2)
+    low, high = beam.spot_uv_mm.min(axis=0) - margin, beam.spot_uv_mm.max(axis=0) + margin
+    box = (low[0], high[0], low[1], high[1])
+    frustum = frustum_around(frame, maps.rsp.grid, box, machine.source_distance_mm, pitch, settings.slice_mm)
+    rays = trace_rays(frustum, frame, maps.rsp, maps.scattering, rsp_scale)
+    first = _entrance_slice(rays, beam)
+    tables = _tables(part, machine, beam.range_shifter, float(frustum.slice_center_mm[first]))
+    span = (first, _last_slice(rays, len(tables.cumulative)))
+    variance = _part_variance(part, machine, frustum.slice_center_mm, beam.range_shifter)
+    square = frustum.magnification[:, None, :] ** 2
+    narrowest = (variance / square)[slice(*span)].min(axis=0)
+    residual = np.maximum(variance - narrowest * square, 0.0).astype(np.float32)
+    fluence = _fluence(frustum, part, beam.spot_uv_mm, np.maximum(narrowest, (0.5 * pitch) ** 2))
+    peak = fluence.max()
+    fluence /= peak
+    values = _march(
+        frustum, rays, tables, fluence, residual, span, settings.wide_bins if part.wide else settings.width_bins
+    )
+    values *= (peak / np.prod(frustum.magnification, axis=1)).astype(np.float32)[:, None, None]
+    add_to_grid(values, frustum, frame, grid, dose)
+
+
+def _part_variance(part: _Part, machine: ProtonMachine, z_mm: Array, shifter: RangeShifter | None) -> Array:
+    """(n_z, n_layer, 2) optical variance of every layer of the part."""
+    out = np.empty((len(z_mm), len(part.energy_mev), 2))
+    for gaussian in np.unique(part.gaussian):
+        of = part.gaussian == gaussian
+        out[:, of] = lookup.optics_variance(machine, part.energy_mev[of], int(gaussian), z_mm, shifter)
+    return out
+
+
+def _tables(part: _Part, machine: ProtonMachine, shifter: RangeShifter | None, entrance_mm: float) -> _Tables:
+    """Layer tables; entrance_mm is the gantry z where the beam enters the patient."""
+    before = shifter.wet_mm if shifter else 0.0
+    gap = max(shifter.downstream_face_mm - entrance_mm, 0.0) if shifter else 0.0
+    deepest = max(lookup.range_at(machine, part.energy_mev).max() * TABLE_END - before, 1.0)
+    edges = before + np.arange(0.0, deepest + TABLE_STEP_MM, TABLE_STEP_MM)
+    middle = edges + 0.5 * TABLE_STEP_MM
+    columns, first_sigma = [], []
+    for energy, gaussian in zip(part.energy_mev, part.gaussian, strict=True):
+        dose = lookup.depth_dose_at(machine, energy, middle) * TABLE_STEP_MM
+        cumulative = np.concatenate([[0.0], np.cumsum(dose)[:-1]])
+        share, sigma = lookup.halo_at(machine, energy, middle)
+        zero = np.zeros_like(share)
+        if not part.wide:
+            power = lookup.scattering_power_at(machine, energy, middle)
+            columns.append((cumulative, 1.0 - share, power, zero, zero))
+        elif gaussian == 0:
+            extra = _gap_variance(machine, energy, share, before, gap)
+            columns.append((cumulative, share, zero, np.gradient(sigma, TABLE_STEP_MM), extra))
+            first_sigma.append(sigma[0])
+        else:
+            scattered = (1.0 - share) * lookup.water_scatter_variance(machine, energy, middle) + share * sigma**2
+            columns.append((cumulative, np.ones_like(share), zero, zero, scattered))
+            first_sigma.append(0.0)
+    stacked = np.array(columns).transpose(1, 2, 0).astype(np.float32)
+    return _Tables(*(np.ascontiguousarray(table) for table in stacked), np.array(first_sigma, dtype=np.float32))
+
+
+def _gap_variance(machine: ProtonMachine, energy_mev: float, share: Array, before_mm: float, gap_mm: float) -> Array:
+    """Variance that halo born in the range shifter gains in the gap behind it, times its part of the halo at each depth."""
+    if before_mm <= 0.0:
+        return np.zeros_like(share)
+    born, sigma = lookup.halo_at(machine, energy_mev, np.array([before_mm]))
+    part = np.minimum(born / np.maximum(share, 1e-9), 1.0)
+    return part * ((sigma + GAP_GROWTH * sigma / before_mm * gap_mm) ** 2 - sigma**2)
+
+
+def _entrance_slice(rays: TracedRays, beam: ProtonBeam) -> int:
+    """The slice in front of the first where a ray has entered the patient."""
+    entered = np.flatnonzero(rays.wet_mm.max(axis=(1, 2)) > ENTRANCE_WET_MM)
+    if not len(entered):
+        raise GeometryError(
+            f"beam {beam.number} '{beam.name}': no ray meets the patient; "
+            "check isocentre, gantry and couch angle and patient position"
+        )
+    return max(int(entered[0]) - 1, 0)
+
+
+def _last_slice(rays: TracedRays, n_wet: int) -> int:
+    """One past the last slice where a ray has not yet gone through the whole table."""
+    alive = np.flatnonzero(rays.wet_mm[:-1].min(axis=(1, 2)) < n_wet * TABLE_STEP_MM)
+    return int(alive[-1]) + 1
+
+
+def _fluence(frustum: Frustum, part: _Part, spot_uv_mm: Array, variance: Array) -> Float32:
+    """(n_v, n_u, n_layer) 1e9 protons per mm2 of the isocentre plane; variance (n_layer, 2) of the spots there."""
+    out = np.empty((*frustum.shape[1:], len(part.energy_mev)), dtype=np.float32)
+    for i, (spots, protons) in enumerate(zip(part.spots, part.protons, strict=True)):
+        u, v = spot_uv_mm[spots].T
+        rows = _gaussian(frustum.v_mm, v, variance[i, 1]) * protons[:, None]
+        out[:, :, i] = rows.T @ _gaussian(frustum.u_mm, u, variance[i, 0])
+    return out
+
+
+def _gaussian(x_mm: Array, center_mm: Array, variance: float) -> Array:
+    return np.exp(-0.5 * (x_mm - center_mm[:, None]) ** 2 / variance) / np.sqrt(2.0 * np.pi * variance)
+
+
+def _march(
+    frustum: Frustum, rays: TracedRays, tables: _Tables, fluence: Float32, residual: Float32, span: tuple[int, int],
+    n_bins: int,
+) -> Float32:  # fmt: skip
+    """(n_slice, n_v, n_u) deposits, spread: Gy mm2 per 1e9 protons times fluence."""
+    _, n_v, n_u = frustum.shape
+    n_layer = fluence.shape[2]
+    out = np.zeros(frustum.shape, dtype=np.float32)
+    bins = np.empty((n_bins, n_v, n_u), dtype=np.float32)
+    moments = np.empty((n_v, n_bins, 2), dtype=np.float32)
+    work = np.empty((n_v, n_u), dtype=np.float32)
+    width = np.zeros((n_v, n_u, n_layer), dtype=np.float32)
+    rows = np.empty(n_v, dtype=np.float32)
+    slope = (frustum.u_mm / frustum.source_mm[0]) ** 2 + (frustum.v_mm[:, None] / frustum.source_mm[1]) ** 2
+    step = (frustum.slice_mm * np.sqrt(1.0 + slope)).astype(np.float32)
+    grain = np.float32(TABLE_STEP_MM)
+    wide = len(tables.first_sigma) > 0
+    moment_state = np.zeros((n_v, n_u, 0 if wide else n_layer, 3), dtype=np.float32)
+    sigma_state = np.tile(tables.first_sigma, (n_v, n_u, 1))
+    for k in range(*span):
+        top, bottom = rays.wet_mm[k], rays.wet_mm[k + 1]
+        if wide:
+            halo_step(tables.slope, tables.extra, grain, top, bottom, fluence, step, sigma_state, width)
+        else:
+            scatter_step(tables.power, grain, top, bottom, rays.scattering[k], fluence, step, moment_state, width)
+        largest_variance(tables.cumulative, grain, top, fluence, width, rows)
+        largest = float(rows.max()) + float(residual[k].mean(axis=1).max())
+        sigma_step = np.float32(max(1.0001 * np.sqrt(largest), 1e-3) / (n_bins - 1))
+        bins[...] = 0.0
+        moments[...] = 0.0
+        deposit_slice(
+            tables.cumulative, tables.share, grain, top, bottom, fluence, width, residual[k], sigma_step, bins, moments
+        )
+        spread_bins(bins, moments, sigma_step, frustum.pitch_mm * frustum.magnification[k], work, out[k])
+    return out
