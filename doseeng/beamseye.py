@@ -36,30 +36,22 @@ class Frustum:
     @property
     def u_mm(self) -> Array:
         """(n_u,) gantry X of the rays in the isocentre plane."""
-        return self.first_uv_mm[0] + self.pitch_mm * np.arange(self.shape[2])
+        return self.first_uv_mm[0] + self.pitch_mm * np.arange(self.shape[2], dtype=np.float64)
 
     @property
     def v_mm(self) -> Array:
         """(n_v,) gantry Y of the rays in the isocentre plane."""
-        return self.first_uv_mm[1] + self.pitch_mm * np.arange(self.shape[1])
+        return self.first_uv_mm[1] + self.pitch_mm * np.arange(self.shape[1], dtype=np.float64)
 
     @property
     def slice_center_mm(self) -> Array:
         """(n_slice,) gantry z of the slice centres."""
-        return self.top_mm - self.slice_mm * (np.arange(self.shape[0]) + 0.5)
+        return self.top_mm - self.slice_mm * (np.arange(self.shape[0], dtype=np.float64) + 0.5)
 
     @property
     def magnification(self) -> Array:
         """(n_slice, 2): lateral millimetres at a slice centre per millimetre in the isocentre plane, x and y."""
         return 1.0 - self.slice_center_mm[:, None] / np.asarray(self.source_mm)
-
-    def coarser(self, factor: int) -> Frustum:
-        """The same slices with `factor` x `factor` rays joined; its rays sit in the middle of those they join."""
-        nz, nv, nu = self.shape
-        shift = 0.5 * (factor - 1) * self.pitch_mm
-        first = (self.first_uv_mm[0] + shift, self.first_uv_mm[1] + shift)
-        shape = (nz, -(-nv // factor), -(-nu // factor))
-        return Frustum(first, self.pitch_mm * factor, shape, self.top_mm, self.slice_mm, self.source_mm)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

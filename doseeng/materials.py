@@ -1,7 +1,7 @@
 """From Hounsfield units to what protons feel: density, relative stopping power, relative scattering power.
 
-HU tables are named, versioned TOML files in `doseeng/data/materials`: a density curve, the composition of each HU range,
-and optionally a measured `rsp` curve that replaces the computed one.
+HU tables are named, versioned TOML files in `doseeng/data/materials`: a density curve, the composition of each HU
+range, and optionally a measured `rsp` curve that replaces the computed one.
 """
 
 from __future__ import annotations

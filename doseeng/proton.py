@@ -39,7 +39,7 @@ LATERAL_SIGMAS: Final = 4.0
 WIDE_SIGMAS: Final = 3.0
 """The same for the wide component, which holds a few percent of the dose."""
 WATER_SPREAD: Final = 0.03
-"""Multiple scattering in water ends at a width of 2.2 % of the range (Gottschalk 2010); lung and gaps add to it."""
+"""Multiple scattering in water ends at 2.2 % of the range (Gottschalk 2010); lung and gaps add to it."""
 ENTRANCE_WET_MM: Final = 1.0
 """A ray has entered the patient after this much water-equivalent depth."""
 GAP_GROWTH: Final = 1.5
@@ -49,8 +49,9 @@ spread on with d(sigma)/dz = angle sqrt(3) / 2 = 1.5 sigma / d."""
 
 @dataclass(frozen=True, slots=True)
 class ProtonSettings:
-    """pitch_mm: distance of rays in the isocentre plane; slice_mm: along the axis; width_bins: lateral widths per slice.
+    """How finely the engine computes.
 
+    pitch_mm: distance of rays in the isocentre plane; slice_mm: along the axis; width_bins: lateral widths per slice.
     wide_pitch_mm, wide_bins: the same for halo and wide optical Gaussian, which vary slowly.
     """
 
@@ -65,8 +66,8 @@ class ProtonSettings:
 class _Part:
     """Layers that march together. Arrays are (n_layer,) unless said.
 
-    energy_mev; gaussian: which optical Gaussian; spots: indices of the spots per layer; protons: 1e9 protons per fraction
-    of each of these spots; halo: whether the layer is nuclear halo (all False: core).
+    energy_mev; gaussian: which optical Gaussian; spots: indices of the spots per layer; protons: 1e9 protons per
+    fraction of each of these spots. wide: halo of Gaussian 0 and all of Gaussian 1; otherwise the core of Gaussian 0.
     """
 
     energy_mev: Array
@@ -80,8 +81,9 @@ class _Part:
 class _Tables:
     """By water-equivalent depth behind the range shifter, each (n_wet, n_layer) float32.
 
-    cumulative: dose up to a depth; share: part of it that belongs to this layer. Core: power, scattering power of water.
-    Wide: slope, growth of the halo's width per mm; extra: further variance; first_sigma (n_layer,): width on entering.
+    cumulative: dose up to a depth; share: part of it that belongs to this layer. Core: power, scattering power of
+    water. Wide: slope, growth of the halo's width per mm; extra: further variance; first_sigma (n_layer,): width on
+    entering, empty for the core.
     """
 
     cumulative: Float32
@@ -99,7 +101,7 @@ def beam_dose(
     grid: Grid,
     patient_position: str,
     scenario: Scenario = NOMINAL,
-    settings: ProtonSettings = ProtonSettings(),  # noqa: B008 - frozen
+    settings: ProtonSettings = ProtonSettings(),
 ) -> Float32:
     """Physical dose to water of one fraction of `beam`, Gy, float32 of grid.shape.
 
@@ -196,12 +198,12 @@ def _tables(part: _Part, machine: ProtonMachine, shifter: RangeShifter | None, e
             scattered = (1.0 - share) * lookup.water_scatter_variance(machine, energy, middle) + share * sigma**2
             columns.append((cumulative, np.ones_like(share), zero, zero, scattered))
             first_sigma.append(0.0)
-    stacked = np.array(columns).transpose(1, 2, 0).astype(np.float32)
-    return _Tables(*(np.ascontiguousarray(table) for table in stacked), np.array(first_sigma, dtype=np.float32))
+    tables = [np.ascontiguousarray(table, dtype=np.float32) for table in np.array(columns).transpose(1, 2, 0)]
+    return _Tables(*tables, first_sigma=np.array(first_sigma, dtype=np.float32))
 
 
 def _gap_variance(machine: ProtonMachine, energy_mev: float, share: Array, before_mm: float, gap_mm: float) -> Array:
-    """Variance that halo born in the range shifter gains in the gap behind it, times its part of the halo at each depth."""
+    """Variance that halo born in the range shifter gains in the gap behind it, times its part of the halo."""
     if before_mm <= 0.0:
         return np.zeros_like(share)
     born, sigma = lookup.halo_at(machine, energy_mev, np.array([before_mm]))

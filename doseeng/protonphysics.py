@@ -1,8 +1,7 @@
 """Protons in matter: kinematics, stopping power, range, multiple scattering. NumPy in, NumPy out, no state.
 
-Sources: Bethe formula with Bragg additivity of mean excitation energies (ICRU Report 49, 1993; elemental values from its
-Table 2.8 for compounds where given); scattering length and differential Molière scattering power from Gottschalk,
-Med Phys 37 (2010) 352.
+Sources: Bethe formula with Bragg additivity of mean excitation energies (ICRU Report 49, 1993, values for elements in
+compounds); scattering length and differential Molière scattering power from Gottschalk, Med Phys 37 (2010) 352.
 """
 
 from __future__ import annotations

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from doseeng.errors import StructureError
+from doseeng.errors import Notice, StructureError
 
 
 @dataclass(frozen=True, slots=True)
 class PhysicalOverride:
     """A physical property that replaces the CT inside a structure (DICOM ROI Physical Properties).
 
-    property: REL_MASS_DENSITY, REL_ELEC_DENSITY, REL_STOP_RATIO, ... ; value is relative to water.
-    composition: (atomic number, mass fraction) pairs when given.
+    property: REL_MASS_DENSITY, REL_ELEC_DENSITY, REL_STOP_RATIO (value relative to water), MEAN_EXCI_ENERGY (eV), ...
+    composition: (atomic number, mass fraction) pairs; they come with ELEM_FRACTION, whose value means nothing.
     """
 
     property: str
@@ -58,7 +58,7 @@ class StructureSet:
     frame_of_reference_uid: str
     structures: tuple[Structure, ...]
     referenced_series_uid: str = ""
-    notices: tuple[str, ...] = field(default=())
+    notices: tuple[Notice, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

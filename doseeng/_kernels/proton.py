@@ -16,9 +16,9 @@ HALF, THIRD, TWO, ONE, ZERO = np.float32(0.5), np.float32(1.0 / 3.0), np.float32
 def scatter_step(power, table_step, wet_top, wet_bottom, scattering, fluence, step_mm, moments, width_variance):
     """Advance the Fermi-Eyges moments of every (ray, layer) through one slice, noting the variance at its centre.
 
-    power: (n_wet, layer) scattering power of water, rad2/mm. scattering: (v, u) relative to water. moments: (v, u, layer,
-    3) = A0, A1, A2 at the slice's upper face, updated to its lower face. width_variance: (v, u, layer) out, A2 at the
-    centre. Constant scattering power inside the slice; Gottschalk, Med Phys 39 (2012) 2281, Eqs. 4-9.
+    power: (n_wet, layer) scattering power of water, rad2/mm. scattering: (v, u) relative to water. moments: (v, u,
+    layer, 3) = A0, A1, A2 at the slice's upper face, updated to its lower face. width_variance: (v, u, layer) out, A2
+    at the centre. Constant scattering power inside the slice; Gottschalk, Med Phys 39 (2012) 2281, Eqs. 4-9.
     """
     n_wet, n_layer = power.shape
     n_v, n_u = wet_top.shape
@@ -42,8 +42,8 @@ def scatter_step(power, table_step, wet_top, wet_bottom, scattering, fluence, st
 def halo_step(slope, extra, table_step, wet_top, wet_bottom, fluence, step_mm, sigma, width_variance):
     """Advance the halo's width through one slice: secondaries fly straight, so it grows per geometric millimetre.
 
-    slope: (n_wet, layer) growth in water. extra: (n_wet, layer) variance added at each depth. sigma: (v, u, layer) at the
-    slice's upper face, updated to the lower. width_variance: (v, u, layer) out, at the centre.
+    slope: (n_wet, layer) growth in water. extra: (n_wet, layer) variance added at each depth. sigma: (v, u, layer) at
+    the slice's upper face, updated to the lower. width_variance: (v, u, layer) out, at the centre.
     """
     n_wet, n_layer = slope.shape
     n_v, n_u = wet_top.shape
@@ -92,9 +92,9 @@ def deposit_slice(
     """Share one slice's deposits among width bins, linearly in variance, so that the mean variance stays exact.
 
     cumulative, share: (n_wet, layer) dose up to a depth, and the part of it that belongs here. fluence, width_variance:
-    (v, u, layer). residual: (layer, 2) optical variance in x and y that the fluence does not hold, mm2. bins: (bin, v, u)
-    out, added to; bin b has width b * sigma_step. moments: (v, bin, 2) added to: sum of weight, and of weight times half
-    the difference of the x and y variances.
+    (v, u, layer). residual: (layer, 2) optical variance in x and y that the fluence does not hold, mm2. bins: (bin, v,
+    u) out, added to; bin b has width b * sigma_step. moments: (v, bin, 2) added to: sum of weight, and of weight times
+    half the difference of the x and y variances.
     """
     n_wet, n_layer = cumulative.shape
     n_v, n_u = wet_top.shape

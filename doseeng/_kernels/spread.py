@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit, prange
 
 NARROW = 0.36
-"""Below this variance (pixels squared) a sampled Gaussian has the wrong variance; three taps have exactly the right one."""
+"""Below this variance (pixels squared) a sampled Gaussian has the wrong variance; three taps have the right one."""
 TAIL_SIGMAS = 4.0
 
 
@@ -67,8 +67,8 @@ def _columns_added(values, taps, out):
 def spread_bins(bins, moments, sigma_step_mm, pixel_mm, work, out):
     """Add every width bin (bin, v, u), convolved with its Gaussian, to out (v, u).
 
-    Bin b has mean variance (b sigma_step_mm)^2; moments: (row, bin, 2) sums of weight and weight x half the x-y variance
-    difference. pixel_mm: (x, y) lateral size of a pixel in this slice. work: (v, u) scratch.
+    Bin b has mean variance (b sigma_step_mm)^2; moments: (row, bin, 2) sums of weight and weight x half the x-y
+    variance difference. pixel_mm: (x, y) lateral size of a pixel in this slice. work: (v, u) scratch.
     """
     totals = moments.sum(axis=0, dtype=np.float64)
     for b in range(bins.shape[0]):

@@ -1,14 +1,15 @@
 """Commissioning: turn what a clinic measures in water into a proton machine model, and say how well it fits.
 
-Input: a machine with optics and depth doses (an importer's), and per energy the lateral profiles in water at several depths.
-The core is fixed beforehand (optics drift plus Fermi-Eyges scatter), so the profiles decide the nuclear halo alone: its
-share of the depth dose and its width, as functions of energy and depth over range.
+Input: a machine with optics and depth doses (an importer's), and per energy the lateral profiles in water at several
+depths. The core is fixed beforehand (optics drift plus Fermi-Eyges scatter), so the profiles decide the nuclear halo
+alone: its share of the depth dose and its width, as functions of energy and depth over range.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -16,8 +17,10 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 from scipy.special import erf
 
-from doseeng.machines.model import Array, Halo, ProtonMachine
+from doseeng.errors import MachineError, Notice
+from doseeng.machines.importers import import_mcsquare
 from doseeng.machines.lookup import depth_dose_at, optics_variance, water_scatter_variance
+from doseeng.machines.model import Array, Halo, ProtonMachine
 
 HALO_NODES: Final = np.array([0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97])
 """Depth over range where the halo is fitted; denser where protons stop and the share falls."""
@@ -31,8 +34,9 @@ SMOOTHNESS: Final = 0.02
 class WaterProfiles:
     """Scans of single spots on the axis, isocentre at the water surface.
 
-    energy_mev: (n,). depth_mm: (d,). lateral_mm: (l,) bin centres, equally spaced and symmetric about 0. x, y: (n, d, l)
-    dose integrated over the other axis within the scanned box, Gy mm per 1e9 protons. depth_half_mm: half-width of the depth bins.
+    energy_mev: (n,). depth_mm: (d,). lateral_mm: (l,) bin centres, equally spaced, symmetric about 0. x, y: (n, d, l)
+    dose integrated over the other axis within the scanned box, Gy mm per 1e9 protons. depth_half_mm: half-width of the
+    depth bins.
     """
 
     energy_mev: Array
@@ -65,6 +69,42 @@ class Residual:
     range_mm: float
     profile_percent: float
     depth_dose_percent: float
+
+
+def read_water_profiles(path: Path) -> WaterProfiles:
+    """Profiles from an .npz with energy_mev, profile_depth_mm, lateral_mm, x_profile, y_profile (units as the class).
+
+    Raises MachineError naming the file and the missing array.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            arrays = {key: np.asarray(data[key], dtype=np.float64) for key in data.files if data[key].dtype.kind == "f"}
+    except (OSError, ValueError) as error:
+        raise MachineError(f"{path.name}: not a readable .npz file of water scans: {error}") from error
+    needed = ("energy_mev", "profile_depth_mm", "lateral_mm", "x_profile", "y_profile")
+    missing = [key for key in needed if key not in arrays]
+    if missing:
+        raise MachineError(f"{path.name}: water scans need the array '{missing[0]}'; it holds {', '.join(arrays)}")
+    energy, depth, lateral, x, y = (arrays[key] for key in needed)
+    shape = (len(energy), len(depth), len(lateral))
+    if x.shape != shape or y.shape != shape:
+        raise MachineError(f"{path.name}: profiles have shapes {x.shape} and {y.shape}, expected {shape}")
+    return WaterProfiles(energy, depth, lateral, x, y, 0.5 * float(depth[1] - depth[0]))
+
+
+def commission_proton(
+    beam_data: Path, water_scans: Path, name: str, progress: Callable[[int, int], None] | None = None
+) -> tuple[ProtonMachine, tuple[Residual, ...], tuple[Notice, ...]]:
+    """A machine from MCsquare beam data text and water scans (.npz: depth doses, profiles), residuals, notices."""
+    profiles = read_water_profiles(water_scans)
+    imported, notices = import_mcsquare(beam_data, water_scans, name=name)
+    machine, residuals = fit_halo(imported, profiles, progress)
+    described = replace(
+        machine,
+        description="Commissioned from beam data and depth doses and profiles in water; the halo is fitted.",
+        source=f"{beam_data.name} + {water_scans.name}",
+    )
+    return described, residuals, tuple(n for n in notices if n.code != "analytic-halo")
 
 
 def fit_halo(

@@ -81,7 +81,7 @@ def optics_variance(
 
 
 def _shifter_moments(machine: ProtonMachine, energy_mev: Array, shifter: RangeShifter) -> tuple[Array, Array, Array]:
-    """Fermi-Eyges moments A0, A1, A2 (each (n_energy,)) at the downstream face of a PMMA slab of the shifter's density."""
+    """Fermi-Eyges moments A0, A1, A2 (each (n_energy,)) at the downstream face of a PMMA slab."""
     rsp = protonphysics.relative_stopping_power(shifter.density_gcm3, protonphysics.PMMA)
     scattering = protonphysics.relative_scattering_power(shifter.density_gcm3, protonphysics.PMMA)
     steps = 100

@@ -56,8 +56,9 @@ class ProtonMachine:
 
     energy_mev: (n,) nominal, ascending. mean_energy_mev, energy_spread_mev: (n,) of the beam at the nozzle exit.
     range_mm: (n,) depth in water of the distal 80 % of the depth dose. protons_per_mu: (n,).
-    depth_fraction: (m,) depth in water over `range_mm`. idd: (n, m) depth dose in Gy mm2 per 1e9 protons, physical dose
-    to water integrated over the infinite lateral plane. source_distance_mm: (x, y) virtual scanning source to isocentre.
+    depth_fraction: (m,) depth in water over `range_mm`. idd: (n, m) depth dose in Gy mm2 per 1e9 protons, physical
+    dose to water integrated over the infinite lateral plane. source_distance_mm: (x, y) virtual scanning source to
+    isocentre.
     """
 
     name: str

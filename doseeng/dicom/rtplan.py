@@ -1,0 +1,198 @@
+"""RT Plans and RT Ion Plans in: `plan_from` reads both; photon beams (DICOM PS3.3 C.8.8.14) are read here."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+from pydicom.uid import RTIonPlanStorage, RTPlanStorage
+
+from doseeng.dicom.plan_common import (
+    ANGLE_TOLERANCE_DEG,
+    Deliveries,
+    Delivery,
+    bolus_notices,
+    bolus_of,
+    constant,
+    cumulative_meterset,
+    deliveries_of,
+    patient_position_of,
+    per_control_point,
+    prescriptions_of,
+    refuse_accessories,
+    refuse_tilts,
+    refuse_wedges,
+    structure_set_uid_of,
+)
+from doseeng.dicom.rtionplan import proton_beam_from, spot_notices
+from doseeng.dicom.tags import items, numbers, required_integer, required_number, text
+from doseeng.errors import DicomError, Notice, PlanError
+from doseeng.plan import Mlc, PhotonBeam, Plan, ProtonBeam
+
+Array = npt.NDArray[np.float64]
+
+JAWS: Final = {"X": "X", "ASYMX": "X", "Y": "Y", "ASYMY": "Y"}
+MLCS: Final[dict[str, Literal["X", "Y"]]] = {"MLCX": "X", "MLCY": "Y"}
+REFUSED_ACCESSORIES: Final = {
+    "BlockSequence": ("block", "BlockName"),
+    "CompensatorSequence": ("compensator", "CompensatorID"),
+    "ApplicatorSequence": ("applicator", "ApplicatorID"),
+}
+
+
+def plan_from(dataset: Dataset, where: str) -> tuple[Plan, tuple[Notice, ...]]:
+    """The plan of an RT Plan (photons) or RT Ion Plan (scanned protons) dataset; `where` names the file in messages.
+
+    Setup beams are listed, not read. Raises DicomError for another object or broken tags and PlanError, naming the
+    beam, for whatever the dose engine could not compute: other particles and techniques, accessories, tilted tables,
+    missing isocentre, angles, meterset or patient position.
+    """
+    sop_class = text(dataset, "SOPClassUID")
+    beams: tuple[ProtonBeam, ...] | tuple[PhotonBeam, ...]
+    if sop_class == RTIonPlanStorage:
+        found = _deliveries(dataset, "IonBeamSequence", where)
+        beams = tuple(proton_beam_from(delivery) for delivery in found.treatment)
+        extra = tuple(n for d, beam in zip(found.treatment, beams, strict=True) for n in spot_notices(d, beam))
+    elif sop_class == RTPlanStorage:
+        found = _deliveries(dataset, "BeamSequence", where)
+        beams = tuple(photon_beam_from(delivery) for delivery in found.treatment)
+        extra = ()
+    else:
+        raise DicomError(f"{where}: expected an RT Plan or RT Ion Plan, found {sop_class or 'no SOP class'}")
+    prescriptions, prescription_notices = prescriptions_of(dataset, where)
+    plan = Plan(
+        label=text(dataset, "RTPlanLabel"),
+        uid=text(dataset, "SOPInstanceUID"),
+        patient_position=patient_position_of(dataset, found.treatment, where),
+        beams=beams,
+        prescriptions=prescriptions,
+        structure_set_uid=structure_set_uid_of(dataset),
+        approval=text(dataset, "ApprovalStatus"),
+        setup_beams=found.setup_beams,
+        intent=text(dataset, "PlanIntent"),
+    )
+    return plan, (*found.notices, *prescription_notices, *bolus_notices(found.treatment), *extra)
+
+
+def _deliveries(dataset: Dataset, beam_keyword: str, where: str) -> Deliveries:
+    found = deliveries_of(dataset, beam_keyword, where)
+    if not found.treatment:
+        listing = ", ".join(f"'{name}'" for name in found.setup_beams) or "none at all"
+        raise PlanError(f"{where}: has no treatment beam with a meterset; beams found: {listing}")
+    return found
+
+
+def photon_beam_from(delivery: Delivery) -> PhotonBeam:
+    """The control points of one photon beam; PlanError or DicomError naming the beam when it cannot be read."""
+    beam, where = delivery.beam, delivery.where
+    radiation = text(beam, "RadiationType").upper()
+    if radiation != "PHOTON":
+        raise PlanError(f"{where}: is a beam of radiation type '{radiation}'; only PHOTON is supported in an RT Plan")
+    refuse_accessories(delivery, REFUSED_ACCESSORIES)
+    control_points = items(beam, "ControlPointSequence")
+    meterset_fraction = cumulative_meterset(control_points, beam, where)
+    refuse_wedges(delivery, control_points, "")
+    for control_point in control_points:
+        refuse_tilts(control_point, where)
+    energy = per_control_point(control_points, "NominalBeamEnergy", 1, where)
+    jaw_x, jaw_y, mlc = _limiting_devices(beam, control_points, where)
+    return PhotonBeam(
+        number=delivery.number,
+        name=delivery.name,
+        machine=text(beam, "TreatmentMachineName"),
+        energy_mv=float(constant(energy, "NominalBeamEnergy", 0.0, where)[0]),
+        fluence_mode=_fluence_mode(beam),
+        technique=text(beam, "BeamType").upper(),
+        source_axis_mm=required_number(beam, "SourceAxisDistance", where),
+        meterset_mu=delivery.meterset_mu,
+        meterset_fraction=meterset_fraction,
+        isocenter_mm=per_control_point(control_points, "IsocenterPosition", 3, where),
+        gantry_deg=_gantry(control_points, where),
+        collimator_deg=_nearest(per_control_point(control_points, "BeamLimitingDeviceAngle", 1, where)[:, 0]),
+        couch_deg=_nearest(per_control_point(control_points, "PatientSupportAngle", 1, where)[:, 0]),
+        jaw_x_mm=jaw_x,
+        jaw_y_mm=jaw_y,
+        mlc=mlc,
+        bolus=bolus_of(delivery),
+        fractions=delivery.fractions,
+        fraction_group=delivery.fraction_group,
+    )
+
+
+def _fluence_mode(beam: Dataset) -> str:
+    modes = items(beam, "PrimaryFluenceModeSequence")
+    if not modes:
+        return ""
+    mode = text(modes[0], "FluenceMode").upper()
+    return mode if mode == "STANDARD" else text(modes[0], "FluenceModeID").upper() or mode
+
+
+def _gantry(control_points: list[Dataset], where: str) -> Array:
+    """(n_cp,) gantry angles made continuous with the rotation direction that holds from each control point on."""
+    angle = per_control_point(control_points, "GantryAngle", 1, where)[:, 0]
+    direction = ""
+    continuous = angle.copy()
+    for index, control_point in enumerate(control_points[:-1]):
+        direction = text(control_point, "GantryRotationDirection").upper() or direction
+        step = (angle[index + 1] - angle[index]) % 360.0
+        if min(step, 360.0 - step) <= ANGLE_TOLERANCE_DEG:
+            step = (step + 180.0) % 360.0 - 180.0
+        elif direction == "CC":
+            step -= 360.0
+        elif direction != "CW":
+            raise PlanError(
+                f"{where}: gantry moves from {angle[index]:g} to {angle[index + 1]:g} degrees after control point "
+                f"{index}, but GantryRotationDirection is '{direction}'; expected CW or CC"
+            )
+        continuous[index + 1] = continuous[index] + step
+    return continuous
+
+
+def _nearest(angle: Array) -> Array:
+    """Angles made continuous by the shorter way; collimators and couches move in small steps."""
+    return np.asarray(np.unwrap(angle, period=360.0), dtype=np.float64)
+
+
+def _limiting_devices(beam: Dataset, control_points: list[Dataset], where: str) -> tuple[Array, Array, Mlc | None]:
+    """Jaw edges (n_cp, 2) on X and Y, infinite without such a jaw, and the multileaf collimator if there is one."""
+    jaws: dict[str, Array] = {}
+    mlc: Mlc | None = None
+    for device in items(beam, "BeamLimitingDeviceSequence"):
+        kind = text(device, "RTBeamLimitingDeviceType").upper()
+        pairs = required_integer(device, "NumberOfLeafJawPairs", where)
+        if kind in JAWS and pairs == 1 and JAWS[kind] not in jaws:
+            jaws[JAWS[kind]] = _positions(control_points, kind, 2, where)
+        elif kind in MLCS and mlc is None:
+            boundary = numbers(device, "LeafPositionBoundaries", where)
+            if len(boundary) != pairs + 1:
+                raise PlanError(
+                    f"{where}: {kind} states {len(boundary)} leaf boundaries for {pairs} leaf pairs; one more needed"
+                )
+            leaf = _positions(control_points, kind, 2 * pairs, where).reshape(-1, 2, pairs)
+            mlc = Mlc(MLCS[kind], boundary, leaf)
+        else:
+            raise PlanError(
+                f"{where}: beam limiting device '{kind}' with {pairs} pair(s) is not supported; "
+                "expected at most one jaw pair per axis and one MLC"
+            )
+    open_jaw = np.tile([-np.inf, np.inf], (len(control_points), 1))
+    return jaws.get("X", open_jaw), jaws.get("Y", open_jaw), mlc
+
+
+def _positions(control_points: list[Dataset], kind: str, width: int, where: str) -> Array:
+    """(n_cp, width) positions of one beam limiting device, carried over where a control point does not repeat them."""
+    empty = Dataset()
+    of_device = [
+        next(
+            (
+                item
+                for item in items(control_point, "BeamLimitingDevicePositionSequence")
+                if text(item, "RTBeamLimitingDeviceType").upper() == kind
+            ),
+            empty,
+        )
+        for control_point in control_points
+    ]
+    return per_control_point(of_device, "LeafJawPositions", width, f"{where}, {kind}")
