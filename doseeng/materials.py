@@ -20,7 +20,7 @@ from doseeng import protonphysics
 from doseeng.errors import MaterialError, Notice, StructureError
 from doseeng.grid import Volume
 from doseeng.masks import mask
-from doseeng.structures import PhysicalOverride, Structure, StructureSet
+from doseeng.structures import PhysicalOverride, StructureSet
 
 FORMAT: Final = "doseeng hu table 1"
 DEFAULT_TABLE: Final = "schneider-2000"
@@ -29,6 +29,8 @@ HU_MIN: Final = -1024
 HU_MAX: Final = 3071
 INSIDE: Final = 0.5
 """A voxel belongs to a structure when at least half of it lies inside."""
+SAME_DENSITY: Final = 1e-6
+"""An override of exactly water density means water."""
 FIXED_KINDS: Final = frozenset({"SUPPORT", "FIXATION", "BOLUS"})
 """Structures that beams pass although they lie outside the body (DICOM RT ROI Interpreted Type)."""
 
@@ -96,33 +98,49 @@ def material_maps(ct: Volume, table: HuTable, structures: StructureSet | None = 
     return MaterialMaps(Volume(ct.grid, rsp), Volume(ct.grid, scattering), tuple(notices))
 
 
-def override_powers(override: PhysicalOverride, table: HuTable, where: str) -> tuple[float, float]:
-    """(relative stopping power, relative scattering power) that a ROI override stands for.
+def override_powers(overrides: tuple[PhysicalOverride, ...], table: HuTable, where: str) -> tuple[float, float]:
+    """(relative stopping power, relative scattering power) that the physical properties of a ROI stand for.
 
-    REL_MASS_DENSITY uses the composition in the object or, without one, the tissue of that density in the HU table;
-    REL_STOP_RATIO sets the stopping power and takes scattering from the tissue of that stopping power.
+    In order of preference: REL_STOP_RATIO as it is; the Bethe formula on REL_MASS_DENSITY with ELEM_FRACTION (and
+    MEAN_EXCI_ENERGY where given); REL_ELEC_DENSITY; the tissue of REL_MASS_DENSITY in the HU table. Scattering comes
+    from the composition or else from that tissue. MaterialError when nothing of that is there.
     """
-    value = override.value
-    if not np.isfinite(value) or value < 0:
-        raise MaterialError(f"{where}: override {override.property} of {value} has no meaning")
-    if override.property == "REL_STOP_RATIO":
-        return value, float(table.scattering[int(np.argmin(np.abs(table.rsp - value)))])
-    if override.property != "REL_MASS_DENSITY":
+    value = {o.property: o.value for o in overrides}
+    for key, number in value.items():
+        if not np.isfinite(number) or number < 0:
+            raise MaterialError(f"{where}: override {key} of {number} has no meaning; correct it and export again")
+    pairs = next((o.composition for o in overrides if o.composition), ())
+    composition = _composition_of(pairs, where) if pairs else None
+    mass = value.get("REL_MASS_DENSITY")
+    excitation = value.get("MEAN_EXCI_ENERGY")
+    if mass is not None and composition:
+        rsp = protonphysics.relative_stopping_power(mass, composition, excitation)
+        scattering = protonphysics.relative_scattering_power(mass, composition)
+        return value.get("REL_STOP_RATIO", rsp), scattering
+    electrons = value.get("REL_ELEC_DENSITY")
+    if electrons is not None and excitation:
+        water = protonphysics.mass_stopping_power(protonphysics.REFERENCE_ENERGY_MEV)
+        other = protonphysics.mass_stopping_power(protonphysics.REFERENCE_ENERGY_MEV, excitation_ev=excitation)
+        electrons *= float(other / water)
+    rsp_given = value.get("REL_STOP_RATIO", electrons)
+    if rsp_given is not None:
+        return rsp_given, _scattering_of_tissue(table, table.rsp, rsp_given)
+    if mass is None:
         raise MaterialError(
-            f"{where}: override {override.property} is not supported for protons; "
-            "expected REL_MASS_DENSITY or REL_STOP_RATIO"
+            f"{where}: override {', '.join(value)} says nothing about stopping power; "
+            "expected REL_MASS_DENSITY, REL_ELEC_DENSITY or REL_STOP_RATIO"
         )
-    if override.composition:
-        composition = _composition_of(override.composition, where)
-        return (
-            protonphysics.relative_stopping_power(value, composition),
-            protonphysics.relative_scattering_power(value, composition),
-        )
-    if abs(value - 1.0) < 1e-6:
+    if abs(mass - 1.0) < SAME_DENSITY:
         return 1.0, 1.0
-    nearest = int(np.argmin(np.abs(table.density_gcm3 - value)))
-    scale = value / float(table.density_gcm3[nearest])
-    return float(table.rsp[nearest]) * scale, float(table.scattering[nearest]) * scale
+    nearest = int(np.argmin(np.abs(table.density_gcm3 - mass)))
+    return float(table.rsp[nearest]) * mass / float(table.density_gcm3[nearest]), _scattering_of_tissue(
+        table, table.density_gcm3, mass
+    )
+
+
+def _scattering_of_tissue(table: HuTable, quantity: npt.NDArray[np.float32], value: float) -> float:
+    nearest = int(np.argmin(np.abs(quantity - value)))
+    return float(table.scattering[nearest]) * value / max(float(quantity[nearest]), 1e-6)
 
 
 def _clear_outside(
@@ -151,23 +169,15 @@ def _apply_overrides(
     notices = []
     with_override = [s for s in structures.structures if s.overrides]
     for structure in sorted(with_override, key=lambda s: s.kind.upper() != "EXTERNAL"):
-        override = _proton_override(structure)
         if structure.is_empty:
             raise StructureError(f"structure '{structure.name}' has a density override but no contour; remove one")
-        powers = override_powers(override, table, f"structure '{structure.name}'")
+        powers = override_powers(structure.overrides, table, f"structure '{structure.name}'")
         inside = mask(structure, ct.grid).values >= INSIDE
         rsp[inside], scattering[inside] = powers
-        text = f"{override.property} {override.value:g} gives RSP {powers[0]:.3f}"
+        density = next((f", density {o.value:g}" for o in structure.overrides if o.property == "REL_MASS_DENSITY"), "")
+        text = f"the plan's material replaces the CT: RSP {powers[0]:.3f}{density}"
         notices.append(Notice("override", structure.name, text))
     return notices
-
-
-def _proton_override(structure: Structure) -> PhysicalOverride:
-    by_name = {o.property: o for o in structure.overrides}
-    for wanted in ("REL_STOP_RATIO", "REL_MASS_DENSITY"):
-        if wanted in by_name:
-            return by_name[wanted]
-    return structure.overrides[0]
 
 
 def _composition_of(pairs: tuple[tuple[int, float], ...], where: str) -> dict[str, float]:

@@ -199,7 +199,7 @@ def _tables(part: _Part, machine: ProtonMachine, shifter: RangeShifter | None, e
             columns.append((cumulative, np.ones_like(share), zero, zero, scattered))
             first_sigma.append(0.0)
     tables = [np.ascontiguousarray(table, dtype=np.float32) for table in np.array(columns).transpose(1, 2, 0)]
-    return _Tables(*tables, first_sigma=np.array(first_sigma, dtype=np.float32))
+    return _Tables(*tables, np.array(first_sigma, dtype=np.float32))
 
 
 def _gap_variance(machine: ProtonMachine, energy_mev: float, share: Array, before_mm: float, gap_mm: float) -> Array:

@@ -83,21 +83,26 @@ def mean_excitation_ev(composition: Mapping[str, float]) -> float:
     return float(np.exp(log_mean))
 
 
-def mass_stopping_power(energy_mev: npt.ArrayLike, composition: Mapping[str, float] = WATER) -> Array:
+def mass_stopping_power(
+    energy_mev: npt.ArrayLike, composition: Mapping[str, float] = WATER, excitation_ev: float | None = None
+) -> Array:
     """Electronic mass stopping power in MeV cm2/g: Bethe without shell and density corrections.
 
+    excitation_ev: mean excitation energy where it is known better than by additivity.
     Agrees with PSTAR for water within 1.5 % at 5 MeV, 0.7 % at 10 MeV and 0.1 % from 50 to 250 MeV.
     """
     b2 = beta_squared(energy_mev)
-    excitation_mev = mean_excitation_ev(composition) * 1e-6
+    excitation_mev = (excitation_ev or mean_excitation_ev(composition)) * 1e-6
     argument = 2.0 * ELECTRON_REST_MEV * b2 / ((1.0 - b2) * excitation_mev)
     return BETHE_CONSTANT_MEV_CM2_MOL * electrons_mol_per_g(composition) / b2 * (np.log(argument) - b2)
 
 
-def relative_stopping_power(density_gcm3: float, composition: Mapping[str, float]) -> float:
+def relative_stopping_power(
+    density_gcm3: float, composition: Mapping[str, float], excitation_ev: float | None = None
+) -> float:
     """Stopping power per length relative to water (1 g/cm3) at 100 MeV (Schneider et al., PMB 41 (1996) 111)."""
-    ratio = mass_stopping_power(REFERENCE_ENERGY_MEV, composition) / mass_stopping_power(REFERENCE_ENERGY_MEV, WATER)
-    return float(density_gcm3 * ratio)
+    material = mass_stopping_power(REFERENCE_ENERGY_MEV, composition, excitation_ev)
+    return float(density_gcm3 * material / mass_stopping_power(REFERENCE_ENERGY_MEV, WATER))
 
 
 def inverse_scattering_length_cm2_g(composition: Mapping[str, float]) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
 from doseeng.errors import DicomError
@@ -16,12 +19,15 @@ Array = npt.NDArray[np.float64]
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
     """The items of a sequence, [] when it is absent or empty."""
-    return list(dataset.get(keyword) or ())
+    value = _value(dataset, keyword)
+    if value and not isinstance(value, Sequence):
+        raise DicomError(f"{keyword} {_tag(keyword)} is not a sequence; the file is damaged: copy or export it again")
+    return list(value or ())
 
 
 def text(dataset: Dataset, keyword: str) -> str:
     """A string attribute without padding, "" when absent or empty."""
-    value = dataset.get(keyword)
+    value = _value(dataset, keyword)
     return "" if value is None else str(value).strip()
 
 
@@ -41,7 +47,7 @@ def numbers(dataset: Dataset, keyword: str, where: str) -> Array:
             return np.array(stripped.split(b"\\"), dtype=np.float64) if stripped else np.empty(0)
         value = dataset[tag].value
         return np.atleast_1d(np.asarray([] if value is None or value == "" else value, dtype=np.float64))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, NotImplementedError) as error:
         raise DicomError(f"{where}: {keyword} {tag} holds something that is not a number ({error})") from error
 
 
@@ -79,6 +85,16 @@ def required_integer(dataset: Dataset, keyword: str, where: str) -> int:
     if value is None:
         raise DicomError(f"{where}: {keyword} {_tag(keyword)} is missing; export the object again")
     return value
+
+
+def _value(dataset: Dataset, keyword: str) -> Any:
+    try:
+        return dataset.get(keyword)
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        # pydicom decodes values when they are asked for, and finds damage only then.
+        raise DicomError(
+            f"{keyword} {_tag(keyword)} cannot be decoded ({error}); the file is damaged: copy or export it again"
+        ) from error
 
 
 def _tag(keyword: str) -> BaseTag:

@@ -1,0 +1,1 @@
+"""Other dose engines, each in its own environment: they run as subprocesses and hand over arrays."""
