@@ -198,8 +198,8 @@ def _tables(part: _Part, machine: ProtonMachine, shifter: RangeShifter | None, e
             scattered = (1.0 - share) * lookup.water_scatter_variance(machine, energy, middle) + share * sigma**2
             columns.append((cumulative, np.ones_like(share), zero, zero, scattered))
             first_sigma.append(0.0)
-    tables = [np.ascontiguousarray(table, dtype=np.float32) for table in np.array(columns).transpose(1, 2, 0)]
-    return _Tables(*tables, np.array(first_sigma, dtype=np.float32))
+    by_table = np.ascontiguousarray(np.array(columns, dtype=np.float32).transpose(1, 2, 0))
+    return _Tables(by_table[0], by_table[1], by_table[2], by_table[3], by_table[4], np.array(first_sigma, np.float32))
 
 
 def _gap_variance(machine: ProtonMachine, energy_mev: float, share: Array, before_mm: float, gap_mm: float) -> Array:
