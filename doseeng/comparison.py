@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -67,18 +68,26 @@ def compare(what: str, reference: Dose, computed: Dose) -> Comparison:
     )
 
 
-def compare_with_case(prepared: Prepared) -> tuple[Dose, tuple[Comparison, ...], tuple[Notice, ...]]:
+def compare_with_case(
+    prepared: Prepared, progress: Callable[[int, int], None] | None = None
+) -> tuple[Dose, tuple[Comparison, ...], tuple[Notice, ...]]:
     """The nominal dose, its comparison with every plan and beam dose of the case, and notices on what does not fit.
 
     When the plan dose disagrees beyond the action limit, quarter turns of the gantry are tried: a dose that fits turned
     angles was computed for another geometry than the plan says, and the notice names it.
     """
-    beams = [single_beam_dose(prepared, i) for i in range(len(prepared.beams))]
+    steps = len(prepared.beams) + len(prepared.case.doses)
+    tell = progress or (lambda _done, _total: None)
+    beams = []
+    for i in range(len(prepared.beams)):
+        tell(i, steps)
+        beams.append(single_beam_dose(prepared, i))
     total = _sum_of(prepared, beams)
     found, notices = [], []
     explained: dict[int, float] = {}
     # Beam doses first: they tell which way each beam was turned, which a symmetric plan dose cannot.
-    for reference in sorted(prepared.case.doses, key=lambda dose: dose.summation == "PLAN"):
+    for i, reference in enumerate(sorted(prepared.case.doses, key=lambda dose: dose.summation == "PLAN")):
+        tell(len(prepared.beams) + i, steps)
         computed = _counterpart(prepared, reference, beams, total)
         if computed is None:
             text = f"a dose with summation type {reference.summation} was not compared"

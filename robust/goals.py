@@ -8,6 +8,7 @@ from typing import Literal
 
 from doseeng.case import Case
 from doseeng.errors import ConfigError, Notice, PlanError, StructureError
+from doseeng.metrics import parse_metric
 from doseeng.structures import Structure
 from robust.configuration import DATA_DIR, CoverageRow, GoalFile, GoalRow, read_toml
 
@@ -17,8 +18,8 @@ class Goal:
     """`structure`: `metric` `relation` `limit`.
 
     metric: "V95%" (volume receiving 95 % of the prescription), "V20Gy", "D95%" (dose to 95 % of the volume), "D2cm3",
-    "Dmean", "Dmax", "Dmin". unit of value and limit: "%" (of volume, or of prescription for doses), "cm3" or "Gy".
-    prescription_gy: what percent of dose refers to; None where the goal needs none.
+    "Dmean" and the other forms of `doseeng.metrics`. unit of value and limit: "%" (of volume, or of prescription
+    for doses), "cm3" or "Gy". prescription_gy: what percent of dose refers to; None where the goal needs none.
     in_scenarios_percent: share of the scenarios that must meet the limit; 100 all, 0 the nominal one alone. The nominal
     scenario must always meet it. band: half-width of the uncertainty in `unit`; None: computed from the dose engine's.
     """
@@ -31,11 +32,6 @@ class Goal:
     prescription_gy: float | None = None
     in_scenarios_percent: float = 100.0
     band: float | None = None
-
-    @property
-    def is_volume(self) -> bool:
-        """True for V metrics (a volume at a dose), False for doses."""
-        return self.metric.startswith("V")
 
     @property
     def name(self) -> str:
@@ -117,4 +113,5 @@ def _goal(row: CoverageRow | GoalRow, structure: str, prescription_gy: float | N
 
 
 def _needs_prescription(row: CoverageRow) -> bool:
-    return row.metric.endswith("%") if row.metric.startswith("V") else row.unit == "%"
+    metric = parse_metric(row.metric)
+    return metric.of == "%" if metric.kind == "volume" else row.unit == "%"

@@ -3,6 +3,8 @@
 import numpy as np
 from numba import njit
 
+ROUNDING = 1e-9
+
 
 @njit(cache=True, inline="always")
 def _spread(row, nu, left, right, area):
@@ -36,9 +38,9 @@ def _spread(row, nu, left, right, area):
 def coverage(points, starts, nv, nu):
     """Share of each pixel inside a set of closed polygons, (nv, nu) float32 in 0..1.
 
-    points (m, 2) float64: (u, v) in pixels, pixel c spans c..c + 1. starts (n + 1,) int: first point of each polygon, and
-    m. Windings add up and fold to even-odd: |w| = 1 is inside, |w| = 2 outside again. With each hole turned against its
-    outer polygon this is exact, also where both cross one pixel.
+    points (m, 2) float64: (u, v) in pixels, pixel c spans c..c + 1. starts (n + 1,) int: first point of each polygon,
+    and m. Windings add up and fold to even-odd: |w| = 1 is inside, |w| = 2 outside again. With each hole turned against
+    its outer polygon this is exact, also where both cross one pixel.
     """
     change = np.zeros((nv, nu + 1))
     for p in range(len(starts) - 1):
@@ -65,5 +67,8 @@ def coverage(points, starts, nv, nu):
         for c in range(nu):
             winding += change[row, c]
             folded = abs(winding) % 2.0
-            out[row, c] = folded if folded <= 1.0 else 2.0 - folded
+            if folded > 1.0:
+                folded = 2.0 - folded
+            # What rounding of the running sum leaves behind a polygon is no coverage.
+            out[row, c] = folded if folded > ROUNDING else 0.0
     return out

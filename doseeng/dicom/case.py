@@ -167,7 +167,7 @@ def _require_one_patient(chain: Sequence[DicomObject], accept_mismatch: bool) ->
         return []
     found = f"'{first.name}' and '{other.name}' belong together by their references but carry different patient IDs"
     if not accept_mismatch:
-        raise DicomError(f"{found}; find out whose data these are, or accept it (accept_patient_mismatch=True)")
+        raise DicomError(f"{found}; find out whose data these are, or accept it (--accept-patient-mismatch)")
     return [Notice("patient-mismatch", other.name, f"{found}; this was accepted explicitly")]
 
 

@@ -1,0 +1,105 @@
+"""`doseeng evaluate`: robustness of a plan over error scenarios, with goals, verdict and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from cluster.cli import options
+from cluster.cli.console import ExitCode, badge, err, out, print_json, progress_bar, show_notices
+from cluster.robustness import DoseFiles, RobustnessRequest, run_robustness
+from doseeng.engine import EngineSettings
+from robust.export import report_to_json
+from robust.result import GoalResult, RobustReport
+from robust.scenarios import SET_NAMES
+
+Scenarios = Annotated[
+    str,
+    typer.Option(help=f"Scenario set ({', '.join(SET_NAMES)}) or the path of a .toml list."),
+]
+Site = Annotated[
+    str, typer.Option(help="Treatment site that sets the setup and range errors (default, head_neck, ...).")
+]
+SetupMm = Annotated[float | None, typer.Option("--setup-mm", min=0.0, help="Setup error instead of the site's.")]
+RangePercent = Annotated[float | None, typer.Option(min=0.0, max=20.0, help="Range error instead of the site's.")]
+Goals = Annotated[Path | None, typer.Option(help="Goals as TOML [default: V95 and D95 of every prescribed target].")]
+Report = Annotated[Path | None, typer.Option(help="HTML report to write [default: doseeng-report-<case>.html].")]
+Doses = Annotated[
+    Path | None, typer.Option("--doses", help="Folder for RTDOSE of nominal, worst scenario, voxel-wise min and max.")
+]
+
+
+def evaluate(
+    case_dir: options.CaseDir,
+    scenarios: Scenarios = "28",
+    site: Site = "default",
+    setup_mm: SetupMm = None,
+    range_percent: RangePercent = None,
+    goals: Goals = None,
+    report: Report = None,
+    doses: Doses = None,
+    seed: Annotated[int, typer.Option(help="Seed of random scenario sets.")] = 0,
+    plan: options.PlanUid = None,
+    machine: options.Machine = None,
+    machine_folder: options.MachineFolder = None,
+    hu_table: options.HuTableOption = options.DEFAULT_HU_TABLE,
+    spacing: options.Spacing = 3.0,
+    gantry: options.Gantry = None,
+    accept_patient_mismatch: options.AcceptMismatch = False,
+    as_json: options.Json = False,
+) -> None:
+    """Evaluate the robustness of a DICOM plan: goals x scenarios, DVH bands, verdict, HTML report.
+
+    The default is the clinical set of 28 scenarios (14 setup directions x range -/+) beside the nominal one. The
+    verdict is UNEVALUABLE when a quality gate fails, such as a planning system's dose that the engine cannot reproduce.
+    """
+    with err.status("Reading the case", spinner="dots"):
+        case = options.load_case(case_dir, plan, accept_patient_mismatch, gantry)
+        settings = EngineSettings(spacing_mm=spacing)
+        prepared = options.prepare_case(case, machine, machine_folder, hu_table, settings)
+    request = RobustnessRequest(scenarios, site, setup_mm, range_percent, goals, seed)
+    with progress_bar("Computing scenario doses", quiet=as_json) as progress:
+        result, path = run_robustness(
+            prepared, request, report or Path(f"doseeng-report-{case.key}.html"), DoseFiles(doses), progress
+        )
+    if as_json:
+        print_json({**report_to_json(result), "report": str(path)})
+    else:
+        show_result(result, path)
+    raise typer.Exit(ExitCode[result.verdict.value])
+
+
+def show_result(result: RobustReport, path: Path) -> None:
+    """The verdict table and where the report is."""
+    show_notices(result.notices)
+    table = Table(title=f"Plan '{escape(result.plan_label)}' · {len(result.scenarios)} doses", title_justify="left")
+    table.add_column("goal")
+    for heading in ("limit", "nominal", "worst", "in scenario", "scenarios met"):
+        table.add_column(heading, justify="left" if heading == "in scenario" else "right")
+    table.add_column("status")
+    for goal in result.goals:
+        table.add_row(*_cells(goal, result))
+    out.print(table)
+    out.print(f"Verdict {badge(result.verdict)}")
+    for reason in result.reasons:
+        out.print(f"  • {escape(reason)}", highlight=False)
+    out.print("[dim]Research and quality-assurance tool: it does not release a treatment.[/dim]")
+    out.print(f"Report: {path}")
+
+
+def _cells(result: GoalResult, report: RobustReport) -> tuple[str, ...]:
+    goal = result.goal
+    worst = report.scenarios[result.worst_index].name
+    return (
+        escape(goal.name),
+        f"{goal.relation} {goal.limit:g} {goal.unit}",
+        f"{result.values[0]:.2f} ± {result.band:.2f}",
+        f"{result.values[result.worst_index]:.2f}",
+        escape(worst),
+        f"{100 * result.passed:.0f} %",
+        badge(result.status),
+    )

@@ -1,0 +1,77 @@
+"""Options that several commands share, defined once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from doseeng.case import Case
+from doseeng.dicom.case import read_case
+from doseeng.engine import EngineSettings, Prepared, prepare
+from doseeng.errors import ConfigError, Notice
+from doseeng.materials import DEFAULT_TABLE, read_hu_table
+
+CaseDir = Annotated[Path, typer.Argument(help="Folder (searched to its depths) or .zip with the DICOM objects.")]
+PlanUid = Annotated[str | None, typer.Option("--plan", help="SOP Instance UID of the plan, when there are several.")]
+Machine = Annotated[
+    str | None, typer.Option(help="Compute all beams with this machine model instead of the one the plan names.")
+]
+MachineFolder = Annotated[
+    list[Path] | None, typer.Option("--machine-folder", help="Look for machine models here too; repeatable.")
+]
+HuTableOption = Annotated[str, typer.Option("--hu-table", help="HU table: a shipped name or the path of a .toml file.")]
+Spacing = Annotated[
+    float,
+    typer.Option("--spacing", min=0.5, max=10.0, help="Dose grid in mm, where the case brings no dose of its own."),
+]
+Gantry = Annotated[
+    list[str] | None,
+    typer.Option("--gantry", metavar="BEAM=DEG", help="Override a beam's gantry angle, e.g. 1=0; repeatable."),
+]
+AcceptMismatch = Annotated[
+    bool,
+    typer.Option(
+        "--accept-patient-mismatch", help="Go on when objects that belong together carry different patient IDs."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON for programs.")]
+DEFAULT_HU_TABLE = DEFAULT_TABLE
+
+
+def load_case(folder: Path, plan_uid: str | None, accept_mismatch: bool, gantry: list[str] | None) -> Case:
+    """The case of a folder, with gantry angles overridden where asked; each override is a notice."""
+    case = read_case(folder, plan_uid, accept_patient_mismatch=accept_mismatch)
+    angles = dict(_gantry_override(text) for text in gantry or [])
+    unknown = set(angles) - {beam.number for beam in case.plan.beams}
+    if unknown:
+        numbers = ", ".join(str(beam.number) for beam in case.plan.beams)
+        raise ConfigError(f"--gantry names beam {min(unknown)}; the plan has beams {numbers}")
+    if not angles:
+        return case
+    beams = tuple(replace(b, gantry_deg=angles.get(b.number, b.gantry_deg)) for b in case.plan.proton_beams)
+    notices = tuple(
+        Notice("gantry-overridden", f"beam {b.number}", f"{angles[b.number]:g} degrees instead of {b.gantry_deg:g}")
+        for b in case.plan.proton_beams
+        if b.number in angles
+    )
+    return replace(case, plan=replace(case.plan, beams=beams), notices=case.notices + notices)
+
+
+def prepare_case(
+    case: Case, machine: str | None, folders: list[Path] | None, hu_table: str, settings: EngineSettings
+) -> Prepared:
+    """The engine's preparation with the command line's choices."""
+    return prepare(
+        case, machine=machine, machine_folders=folders or [], hu_table=read_hu_table(hu_table), settings=settings
+    )
+
+
+def _gantry_override(text: str) -> tuple[int, float]:
+    number, _, angle = text.partition("=")
+    try:
+        return int(number), float(angle) % 360.0
+    except ValueError as error:
+        raise ConfigError(f"--gantry {text}: expected BEAM=DEGREES such as 1=90") from error

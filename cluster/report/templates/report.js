@@ -1,0 +1,67 @@
+// Adds reading aids to a page that is complete without them: DVH read-out and toggles, and the slice slider.
+(() => {
+  "use strict";
+  document.documentElement.classList.add("scripted");
+  const byId = (id) => document.getElementById(id);
+  const data = JSON.parse(byId("report-data").textContent);
+
+  // Paper has nothing to unfold: every reason behind the verdict is printed.
+  window.addEventListener("beforeprint", () => {
+    document.querySelectorAll("details.more").forEach((details) => { details.open = true; });
+  });
+
+  const plot = byId("dvh-plot");
+  if (plot) {
+    const { dose_gy: dose, dose_decimals: decimals, curves } = data.dvh;
+    const LEFT = 52, RIGHT = 744, VIEW_WIDTH = 760;
+    const groups = plot.querySelectorAll("g.curve");
+    const rows = byId("dvh-legend").querySelectorAll("tbody tr");
+    const slider = byId("dvh-dose");
+    const cursor = byId("dvh-cursor");
+    const percent = (v) => (v === null ? "–" : v.toFixed(1));
+
+    const read = (index) => {
+      const x = LEFT + ((RIGHT - LEFT) * index) / (dose.length - 1);
+      cursor.setAttribute("x1", x);
+      cursor.setAttribute("x2", x);
+      cursor.setAttribute("visibility", "visible");
+      slider.value = index;
+      const at = `${dose[index].toFixed(decimals)} ${data.dose_unit}`;
+      byId("dvh-at").textContent = at;
+      slider.setAttribute("aria-valuetext", at);
+      rows.forEach((row, i) => {
+        const c = curves[i];
+        row.querySelector(".nominal").textContent = percent(c.nominal[index]);
+        row.querySelector(".range").textContent = `${percent(c.lowest[index])} to ${percent(c.highest[index])}`;
+      });
+    };
+
+    slider.addEventListener("input", () => read(Number(slider.value)));
+    plot.addEventListener("pointermove", (event) => {
+      const box = plot.getBoundingClientRect();
+      const x = ((event.clientX - box.left) * VIEW_WIDTH) / box.width;
+      const index = Math.round(((x - LEFT) / (RIGHT - LEFT)) * (dose.length - 1));
+      read(Math.min(Math.max(index, 0), dose.length - 1));
+    });
+    rows.forEach((row, i) => {
+      const box = row.querySelector("input");
+      box.addEventListener("change", () => groups[i].classList.toggle("off", !box.checked));
+      row.addEventListener("pointerenter", () => groups[i].classList.add("lit"));
+      row.addEventListener("pointerleave", () => groups[i].classList.remove("lit"));
+    });
+    byId("dvh-each").addEventListener("change", (event) => plot.classList.toggle("each-shown", event.target.checked));
+    read(Number(slider.value));
+  }
+
+  const slice = byId("slice");
+  if (slice) {
+    const planes = byId("stack").querySelectorAll(".panels");
+    slice.addEventListener("input", () => {
+      planes.forEach((plane, i) => { plane.hidden = i !== Number(slice.value); });
+      const at = planes[Number(slice.value)].dataset.position;
+      byId("slice-at").textContent = at;
+      slice.setAttribute("aria-valuetext", at);
+    });
+    slice.setAttribute("aria-valuetext", byId("slice-at").textContent);
+  }
+})();

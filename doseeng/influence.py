@@ -1,0 +1,208 @@
+"""The sparse influence matrix of a proton beam: dose at chosen points per MU of every spot, for planning.
+
+The classical pencil beam on the engine's own rays and tables. Where it differs from `proton.beam_dose`: a point takes
+the water-equivalent depth and the scattering of its own ray, so one spot does not mix the depths of the rays it covers.
+In homogeneous tissue both agree; behind density edges the engine blurs what this matrix keeps sharp. Plan with the
+matrix, then compute the final dose with the engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csc_matrix
+
+from doseeng._kernels.influence import count_entries, depth_dose, fill_entries, gather_slice, sample_wet
+from doseeng._kernels.proton import halo_step, scatter_step
+from doseeng.beamseye import Frustum, TracedRays, frustum_around, trace_rays
+from doseeng.errors import GeometryError
+from doseeng.grid import BeamFrame, beam_frame
+from doseeng.machines import lookup
+from doseeng.machines.model import ProtonMachine
+from doseeng.materials import MaterialMaps
+from doseeng.plan import ProtonBeam
+from doseeng.proton import PROTONS_PER_UNIT, TABLE_STEP_MM, _entrance_slice, _Part, _parts, _Tables, _tables
+from doseeng.scenario import NOMINAL, Scenario
+
+Array = npt.NDArray[np.float64]
+Float32 = npt.NDArray[np.float32]
+
+COMPONENTS: Final = 3
+"""Core and halo of the first optical Gaussian, and the second Gaussian."""
+
+REACH_SIGMAS: Final = 3.0
+"""Points further than so many widths of the widest component from every spot get no dose from the beam."""
+
+
+@dataclass(frozen=True, slots=True)
+class InfluenceSettings:
+    """pitch_mm: distance of rays in the isocentre plane. slice_mm: along the axis; a point's depth dose is the mean over it.
+
+    cutoff: entries below this share of their column's largest are dropped. 1e-4 loses about 0.1 % of the dose of a
+    large field (the far halo), 1e-3 about 1 % with a third of the entries.
+    """
+
+    pitch_mm: float = 2.5
+    slice_mm: float = 1.5
+    cutoff: float = 1e-4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Points:
+    """Points within reach of the beam. rows: (n,) their place among all points. lateral_mm: (n, 2) gantry x and y.
+
+    magnification: (n, 2). z_mm: (n,) gantry z. uv_mm: (n, 2) where their rays cross the isocentre plane.
+    """
+
+    rows: npt.NDArray[np.intp]
+    lateral_mm: Array
+    magnification: Array
+    z_mm: Array
+
+    @property
+    def uv_mm(self) -> Array:
+        return self.lateral_mm / self.magnification
+
+
+def influence_matrix(
+    beam: ProtonBeam,
+    machine: ProtonMachine,
+    maps: MaterialMaps,
+    points_mm: npt.ArrayLike,
+    patient_position: str,
+    scenario: Scenario = NOMINAL,
+    settings: InfluenceSettings = InfluenceSettings(),
+) -> csc_matrix:
+    """(n_points, n_spots) float32: physical dose to water in Gy per MU of each spot, so that matrix @ spot_mu is one fraction.
+
+    points_mm: (n_points, 3) patient points, usually voxel centres. The MU of `beam` do not matter. Errors as
+    `proton.beam_dose`, and GeometryError when no point lies within reach of the beam.
+    """
+    isocenter = np.asarray(beam.isocenter_mm) + np.asarray(scenario.isocenter_shift_mm)
+    frame = beam_frame(isocenter, beam.gantry_deg, beam.couch_deg, patient_position)
+    parts = _parts(beam, machine)
+    all_points = np.asarray(points_mm, dtype=np.float64).reshape(-1, 3)
+    points = _points_in_reach(all_points, frame, beam, machine)
+    frustum = _frustum(points, frame, machine, maps, settings)
+    rays = trace_rays(frustum, frame, maps.rsp, maps.scattering, scenario.rsp_scale)
+    first = _entrance_slice(rays, beam)
+    position = np.column_stack(
+        [
+            (points.uv_mm - np.asarray(frustum.first_uv_mm)) / frustum.pitch_mm,
+            (frustum.top_mm - points.z_mm) / frustum.slice_mm,
+        ]
+    ).astype(np.float32)
+    wet = np.empty((len(position), 2), dtype=np.float32)
+    sample_wet(rays.wet_mm, position, np.float32(0.5), wet)
+    n_layer = len(parts[0].energy_mev)
+    amplitude = np.empty((n_layer, COMPONENTS, len(position)), dtype=np.float32)
+    curvature = np.empty((n_layer, COMPONENTS, 2, len(position)), dtype=np.float32)
+    for part in parts:
+        tables = _tables(part, machine, beam.range_shifter, float(frustum.slice_center_mm[first]))
+        dose = np.empty((len(part.energy_mev), len(position)), dtype=np.float32)
+        depth_dose(tables.cumulative, tables.share, np.float32(TABLE_STEP_MM), wet, dose)
+        width = _widths(frustum, rays, tables, position, first)
+        _set_gaussians(part, beam, machine, points, dose, width, amplitude, curvature)
+    return _sparse(points, beam, amplitude, curvature, len(all_points), settings.cutoff)
+
+
+def _points_in_reach(points_mm: Array, frame: BeamFrame, beam: ProtonBeam, machine: ProtonMachine) -> _Points:
+    gantry = frame.from_patient(points_mm)
+    magnification = 1.0 - gantry[:, 2:] / np.asarray(machine.source_distance_mm)
+    energy = np.unique(beam.spot_energy_mev)
+    ends = np.array([gantry[:, 2].min(), gantry[:, 2].max()]) if len(gantry) else np.zeros(1)
+    wide = lookup.optics_variance(machine, energy, 1, ends, beam.range_shifter).max()
+    halo = lookup.rows_at(machine, machine.halo.sigma_mm, energy).max()
+    reach = REACH_SIGMAS * np.sqrt(wide + halo**2)
+    uv = gantry[:, :2] / magnification
+    low, high = beam.spot_uv_mm.min(axis=0) - reach, beam.spot_uv_mm.max(axis=0) + reach
+    rows = np.flatnonzero(np.all((uv >= low) & (uv <= high), axis=1))
+    if not len(rows):
+        raise GeometryError(
+            f"beam {beam.number} '{beam.name}': none of {len(points_mm)} points lies within {reach:.0f} mm of its spots; "
+            "check isocentre, gantry and couch angle and patient position"
+        )
+    return _Points(rows, gantry[rows, :2], magnification[rows], gantry[rows, 2])
+
+
+def _frustum(
+    points: _Points, frame: BeamFrame, machine: ProtonMachine, maps: MaterialMaps, settings: InfluenceSettings
+) -> Frustum:
+    low = points.uv_mm.min(axis=0) - settings.pitch_mm
+    high = points.uv_mm.max(axis=0) + settings.pitch_mm
+    box = (low[0], high[0], low[1], high[1])
+    source = machine.source_distance_mm
+    return frustum_around(frame, maps.rsp.grid, box, source, settings.pitch_mm, settings.slice_mm)
+
+
+def _widths(frustum: Frustum, rays: TracedRays, tables: _Tables, position: Float32, first: int) -> Float32:
+    """(column, point) variance that the patient adds at each point, mm2: the engine's march, read off along the way."""
+    n_slice, n_v, n_u = frustum.shape
+    n_column = tables.cumulative.shape[1]
+    wide = len(tables.first_sigma) > 0
+    out = np.zeros((n_column, len(position)), dtype=np.float32)
+    width = np.zeros((n_v, n_u, n_column), dtype=np.float32)
+    everywhere = np.ones_like(width)
+    moments = np.zeros((n_v, n_u, 0 if wide else n_column, 3), dtype=np.float32)
+    sigma = np.tile(tables.first_sigma, (n_v, n_u, 1))
+    slope = (frustum.u_mm / frustum.source_mm[0]) ** 2 + (frustum.v_mm[:, None] / frustum.source_mm[1]) ** 2
+    step = (frustum.slice_mm * np.sqrt(1.0 + slope)).astype(np.float32)
+    grain = np.float32(TABLE_STEP_MM)
+    centre = np.clip(position[:, 2] - np.float32(0.5), 0, n_slice - 1)
+    order = np.argsort(centre, kind="stable")
+    ascending = centre[order]
+    for k in range(first, int(np.ceil(ascending[-1])) + 1):
+        top, bottom = rays.wet_mm[k], rays.wet_mm[k + 1]
+        if wide:
+            halo_step(tables.slope, tables.extra, grain, top, bottom, everywhere, step, sigma, width)
+        else:
+            scatter_step(tables.power, grain, top, bottom, rays.scattering[k], everywhere, step, moments, width)
+        here = order[np.searchsorted(ascending, k - 1, "right") : np.searchsorted(ascending, k + 1, "left")]
+        gather_slice(width, position, 1 - np.abs(centre[here] - np.float32(k)), here, out)
+    return out
+
+
+def _set_gaussians(
+    part: _Part, beam: ProtonBeam, machine: ProtonMachine, points: _Points, dose: Float32, width: Float32,
+    amplitude: Float32, curvature: Float32,
+) -> None:  # fmt: skip
+    """Peaks and curvatures of the Gaussians that `part` stands for."""
+    n_layer = len(amplitude)
+    protons = lookup.rows_at(machine, machine.protons_per_mu, part.energy_mev) / PROTONS_PER_UNIT
+    second = lookup.rows_at(machine, machine.optics.weight, part.energy_mev)
+    for column, (energy, gaussian) in enumerate(zip(part.energy_mev, part.gaussian, strict=True)):
+        layer, component = column % n_layer, int(part.wide) + int(gaussian)
+        at = np.array([energy])
+        variance = lookup.optics_variance(machine, at, int(gaussian), points.z_mm, beam.range_shifter)[:, 0]
+        variance = variance + width[column, :, None]
+        fluence = protons[column] * (second[column] if gaussian else 1.0 - second[column])
+        amplitude[layer, component] = fluence * dose[column] / (2.0 * np.pi * np.sqrt(variance.prod(axis=1)))
+        curvature[layer, component] = 0.5 / variance.T
+
+
+def _sparse(
+    points: _Points, beam: ProtonBeam, amplitude: Float32, curvature: Float32, n_rows: int, cutoff: float
+) -> csc_matrix:
+    layers = np.unique(beam.spot_energy_mev, return_inverse=True)[1]
+    arguments = (
+        points.lateral_mm.astype(np.float32),
+        points.magnification.astype(np.float32),
+        beam.spot_uv_mm.astype(np.float32),
+        layers,
+        amplitude,
+        curvature,
+    )
+    n_spots = len(layers)
+    threshold = np.empty(n_spots, dtype=np.float32)
+    counts = np.empty(n_spots, dtype=np.int64)
+    count_entries(*arguments, np.float32(cutoff), threshold, counts)
+    first = np.concatenate([[0], np.cumsum(counts)])
+    # scipy keeps 32-bit indices when the matrix fits, and then multiplies without converting.
+    index = np.int32 if max(first[-1], n_rows) < np.iinfo(np.int32).max else np.int64
+    rows = np.zeros(first[-1], dtype=index)
+    data = np.zeros(first[-1], dtype=np.float32)
+    fill_entries(*arguments, threshold, first, rows, data)
+    return csc_matrix((data, points.rows.astype(index)[rows], first.astype(index)), shape=(n_rows, n_spots))
