@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-import robust
 from cluster.report import write_report
 from doseeng.comparison import ACTION_PERCENT, DISTANCE_MM, DOSE_PERCENT, compare
 from doseeng.dicom.rtdose import write_dose
@@ -16,6 +15,7 @@ from doseeng.dose import Dose
 from doseeng.engine import Prepared, scenario_dose
 from doseeng.errors import Notice
 from doseeng.scenario import NOMINAL, Scenario
+from robust.evaluate import Settings, evaluate
 from robust.goals import goals_for, read_goal_file
 from robust.result import RobustReport
 from robust.scenarios import load_scenarios, scenario_set, site_errors
@@ -58,11 +58,12 @@ def run_robustness(
     def dose_of(scenario: Scenario) -> Dose:
         return nominal if scenario == NOMINAL else scenario_dose(prepared, scenario)
 
-    result = robust.evaluate(
+    result = evaluate(
         case,
         scenarios,
         goals,
         dose_of,
+        settings=Settings(dose_uncertainty_percent=goal_file.uncertainty.dose_percent),
         gates=gates,
         notices=(*prepared.notices[len(case.notices) :], *goal_notices, *agreement),
         provenance={**prepared.provenance, "request": _as_json(request)},

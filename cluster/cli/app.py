@@ -8,8 +8,12 @@ from typing import Annotated
 import typer
 
 import doseeng
-from cluster.cli import case, demo, dose, evaluate, machine
+from cluster.cli.case import app as case_app
 from cluster.cli.console import ExitCode, show_error
+from cluster.cli.demo import demo
+from cluster.cli.dose import dose
+from cluster.cli.evaluate import evaluate
+from cluster.cli.machine import app as machine_app
 from doseeng.errors import DoseengError
 
 app = typer.Typer(
@@ -23,11 +27,11 @@ app = typer.Typer(
         "A research and quality-assurance tool: it never releases a treatment."
     ),
 )
-app.command()(demo.demo)
-app.command()(dose.dose)
-app.command()(evaluate.evaluate)
-app.add_typer(case.app, name="case")
-app.add_typer(machine.app, name="machine")
+app.command()(demo)
+app.command()(dose)
+app.command()(evaluate)
+app.add_typer(case_app, name="case")
+app.add_typer(machine_app, name="machine")
 
 
 def _version(value: bool) -> None:

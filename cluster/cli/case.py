@@ -90,8 +90,8 @@ def _show_case(case: Case) -> None:
         table.add_column(heading, justify="left" if heading in ("name", "kind") else "right")
     for s in case.structures.structures:
         volume = "empty" if s.is_empty else f"{volume_cm3(s):.1f}"
-        dose = f"{targets[s.number]:g} Gy" if s.number in targets else ""
-        table.add_row(str(s.number), escape(s.name), s.kind, volume, dose)
+        prescribed = f"{targets[s.number]:g} Gy" if s.number in targets else ""
+        table.add_row(str(s.number), escape(s.name), s.kind, volume, prescribed)
     out.print(table)
     for dose in case.doses:
         beams = f" of beams {', '.join(map(str, dose.beam_numbers))}" if dose.beam_numbers else ""
