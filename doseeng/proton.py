@@ -43,8 +43,10 @@ WATER_SPREAD: Final = 0.03
 ENTRANCE_WET_MM: Final = 1.0
 """A ray has entered the patient after this much water-equivalent depth."""
 GAP_GROWTH: Final = 1.5
-"""Secondaries born evenly along a path d with one angle have width sigma = angle d / sqrt(3) behind it; in a gap they
-spread on with d(sigma)/dz = angle sqrt(3) / 2 = 1.5 sigma / d."""
+"""Secondaries born evenly along a path d with one angle have width sigma = angle d / sqrt(3) behind it; where none are
+born (gaps, nearly so in lung) they spread on with d(sigma)/dz = angle sqrt(3) / 2 = 1.5 sigma / d."""
+MIN_BIRTH_PATH_MM: Final = 20.0
+"""Near the surface the halo's few secondaries have no path yet that tells their angle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +84,15 @@ class _Tables:
     """By water-equivalent depth behind the range shifter, each (n_wet, n_layer) float32.
 
     cumulative: dose up to a depth; share: part of it that belongs to this layer. Core: power, scattering power of
-    water. Wide: slope, growth of the halo's width per mm; extra: further variance; first_sigma (n_layer,): width on
-    entering, empty for the core.
+    water. Wide: slope, growth of the halo's width per mm of water; angle, per mm beyond that; extra: further variance;
+    first_sigma (n_layer,): width on entering, empty for the core.
     """
 
     cumulative: Float32
     share: Float32
     power: Float32
     slope: Float32
+    angle: Float32
     extra: Float32
     first_sigma: Float32
 
@@ -189,17 +192,20 @@ def _tables(part: _Part, machine: ProtonMachine, shifter: RangeShifter | None, e
         zero = np.zeros_like(share)
         if not part.wide:
             power = lookup.scattering_power_at(machine, energy, middle)
-            columns.append((cumulative, 1.0 - share, power, zero, zero))
+            columns.append((cumulative, 1.0 - share, power, zero, zero, zero))
         elif gaussian == 0:
             extra = _gap_variance(machine, energy, share, before, gap)
-            columns.append((cumulative, share, zero, np.gradient(sigma, TABLE_STEP_MM), extra))
+            angle = GAP_GROWTH * sigma / np.maximum(middle, MIN_BIRTH_PATH_MM)
+            columns.append((cumulative, share, zero, np.gradient(sigma, TABLE_STEP_MM), angle, extra))
             first_sigma.append(sigma[0])
         else:
             scattered = (1.0 - share) * lookup.water_scatter_variance(machine, energy, middle) + share * sigma**2
-            columns.append((cumulative, np.ones_like(share), zero, zero, scattered))
+            columns.append((cumulative, np.ones_like(share), zero, zero, zero, scattered))
             first_sigma.append(0.0)
     by_table = np.ascontiguousarray(np.array(columns, dtype=np.float32).transpose(1, 2, 0))
-    return _Tables(by_table[0], by_table[1], by_table[2], by_table[3], by_table[4], np.array(first_sigma, np.float32))
+    names = ("cumulative", "share", "power", "slope", "angle", "extra")
+    named = dict(zip(names, by_table, strict=True))
+    return _Tables(**named, first_sigma=np.array(first_sigma, dtype=np.float32))
 
 
 def _gap_variance(machine: ProtonMachine, energy_mev: float, share: Array, before_mm: float, gap_mm: float) -> Array:
@@ -264,7 +270,7 @@ def _march(
     for k in range(*span):
         top, bottom = rays.wet_mm[k], rays.wet_mm[k + 1]
         if wide:
-            halo_step(tables.slope, tables.extra, grain, top, bottom, fluence, step, sigma_state, width)
+            halo_step(tables.slope, tables.angle, tables.extra, grain, top, bottom, fluence, step, sigma_state, width)
         else:
             scatter_step(tables.power, grain, top, bottom, rays.scattering[k], fluence, step, moment_state, width)
         largest_variance(tables.cumulative, grain, top, fluence, width, rows)

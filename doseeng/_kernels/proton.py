@@ -39,21 +39,24 @@ def scatter_step(power, table_step, wet_top, wet_bottom, scattering, fluence, st
 
 
 @njit(cache=True, parallel=True)
-def halo_step(slope, extra, table_step, wet_top, wet_bottom, fluence, step_mm, sigma, width_variance):
-    """Advance the halo's width through one slice: secondaries fly straight, so it grows per geometric millimetre.
+def halo_step(slope, angle, extra, table_step, wet_top, wet_bottom, fluence, step_mm, sigma, width_variance):
+    """Advance the halo's width through one slice: as in water by water-equivalent length, and by the secondaries'
+    angle for what the slice is longer (lung, gaps) or shorter (bone) than that.
 
-    slope: (n_wet, layer) growth in water. extra: (n_wet, layer) variance added at each depth. sigma: (v, u, layer) at
-    the slice's upper face, updated to the lower. width_variance: (v, u, layer) out, at the centre.
+    slope: (n_wet, layer) growth in water per mm. angle: (n_wet, layer) growth per mm without new secondaries. extra:
+    (n_wet, layer) variance added at each depth. sigma: (v, u, layer) at the slice's upper face, updated to the lower.
+    width_variance: (v, u, layer) out, at the centre.
     """
     n_wet, n_layer = slope.shape
     n_v, n_u = wet_top.shape
     for iv in prange(n_v):
         for iu in range(n_u):
+            wet = wet_bottom[iv, iu] - wet_top[iv, iu]
             index = min(int(HALF * (wet_top[iv, iu] + wet_bottom[iv, iu]) / table_step), n_wet - 1)
             for l in range(n_layer):
                 if fluence[iv, iu, l] < MIN_FLUENCE:
                     continue
-                growth = slope[index, l] * step_mm[iv, iu]
+                growth = slope[index, l] * wet + angle[index, l] * (step_mm[iv, iu] - wet)
                 centre = max(sigma[iv, iu, l] + HALF * growth, ZERO)
                 sigma[iv, iu, l] = max(sigma[iv, iu, l] + growth, ZERO)
                 width_variance[iv, iu, l] = centre * centre + extra[index, l]
