@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit, prange
 
-NARROW = 0.36
+NARROW = 0.5
 """Below this variance (pixels squared) a sampled Gaussian has the wrong variance; three taps have the right one."""
 TAIL_SIGMAS = 4.0
 
