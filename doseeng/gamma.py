@@ -47,10 +47,10 @@ def gamma(
 
     reference, evaluated: dose in Gy on any two grids. dose_percent: of normalisation_gy (default: the largest reference
     dose), or of the dose of each reference point when `local`. threshold_percent: reference points below this share of
-    normalisation_gy are left out. The evaluated dose is trilinear; the search is exact along its x axis and takes steps
-    of distance_mm / interpolation_fraction along y and z (10: Wendling et al., Med Phys 34 (2007) 1647). mask: bool
-    array of the reference shape that limits the points. MetricError when an argument is impossible, a dose is not
-    finite or no point is left to judge.
+    normalisation_gy are left out. The evaluated dose is trilinear; every cell of it is searched in steps of
+    distance_mm / interpolation_fraction (10: Wendling et al., Med Phys 34 (2007) 1647) and its best place refined off
+    the steps. mask: bool array of the reference shape that limits the points. MetricError when an argument is
+    impossible, a dose is not finite or no point is left to judge.
     """
     criteria = {"dose_percent": dose_percent, "distance_mm": distance_mm, "max_gamma": max_gamma}
     for name, value in criteria.items():
