@@ -13,6 +13,7 @@ from doseeng.dose import Dose
 from doseeng.dvh import DoseSamples, SamplePoints, sample_dose, sample_points
 from doseeng.errors import ConfigError, MetricError, Notice, StructureError
 from doseeng.grid import Volume
+from doseeng.masks import contour_notices
 from doseeng.scenario import Scenario
 from robust.gates import clipping, dose_kind_gates, finite_gate, margin_notices
 from robust.goals import Goal, filled
@@ -161,6 +162,7 @@ class _Run:
         spacing, slice_mm = self.nominal.volume.grid.spacing_mm, self.case.ct.grid.spacing_mm[2]
         asked = [filled(self.case, name) for name in dict.fromkeys(goal.structure for goal in self.goals)]
         points = {s.name: sample_points(s, spacing, slice_mm) for s in asked}
+        self.notices += [notice for s in asked for notice in contour_notices(s, slice_mm)]
         others = [s for s in self.case.structures.structures if not s.is_empty and s.name not in points]
         targets = [s for s in others if s.is_target]
         organs = [s for s in others if not s.is_target and s.kind.upper() not in _NO_ORGAN]
