@@ -140,11 +140,10 @@ class Volume:
     values: npt.NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        values = np.ascontiguousarray(self.values, dtype=np.float32)
+        # A view is made read-only, so that the caller's own array stays as it was.
+        values = np.ascontiguousarray(self.values, dtype=np.float32).view()
         if values.shape != self.grid.shape:
             raise GeometryError(f"values of shape {values.shape} do not fit a grid of shape {self.grid.shape}")
-        if values is self.values or values.base is not None:
-            values = values.view()
         values.setflags(write=False)
         object.__setattr__(self, "values", values)
 

@@ -30,7 +30,9 @@ HU_MAX: Final = 3071
 INSIDE: Final = 0.5
 """A voxel belongs to a structure when at least half of it lies inside."""
 SAME_DENSITY: Final = 1e-6
-"""An override of exactly water density means water."""
+"""An override of exactly the density or stopping power of water means water."""
+SMALLEST: Final = 1e-6
+"""Guards divisions by the density or stopping power of a table that begins with vacuum."""
 FIXED_KINDS: Final = frozenset({"SUPPORT", "FIXATION", "BOLUS"})
 """Structures that beams pass although they lie outside the body (DICOM RT ROI Interpreted Type)."""
 
@@ -124,23 +126,21 @@ def override_powers(overrides: tuple[PhysicalOverride, ...], table: HuTable, whe
         electrons *= float(other / water)
     rsp_given = value.get("REL_STOP_RATIO", electrons)
     if rsp_given is not None:
-        return rsp_given, _scattering_of_tissue(table, table.rsp, rsp_given)
+        return rsp_given, _of_tissue(table.scattering, table.rsp, rsp_given)
     if mass is None:
         raise MaterialError(
             f"{where}: override {', '.join(value)} says nothing about stopping power; "
             "expected REL_MASS_DENSITY, REL_ELEC_DENSITY or REL_STOP_RATIO"
         )
-    if abs(mass - 1.0) < SAME_DENSITY:
-        return 1.0, 1.0
-    nearest = int(np.argmin(np.abs(table.density_gcm3 - mass)))
-    return float(table.rsp[nearest]) * mass / float(table.density_gcm3[nearest]), _scattering_of_tissue(
-        table, table.density_gcm3, mass
-    )
+    return _of_tissue(table.rsp, table.density_gcm3, mass), _of_tissue(table.scattering, table.density_gcm3, mass)
 
 
-def _scattering_of_tissue(table: HuTable, quantity: npt.NDArray[np.float32], value: float) -> float:
-    nearest = int(np.argmin(np.abs(quantity - value)))
-    return float(table.scattering[nearest]) * value / max(float(quantity[nearest]), 1e-6)
+def _of_tissue(wanted: npt.NDArray[np.float32], given: npt.NDArray[np.float32], value: float) -> float:
+    """`wanted` for the tissue of the table whose `given` is nearest to `value`, scaled to it."""
+    if abs(value - 1.0) < SAME_DENSITY:
+        return 1.0
+    nearest = int(np.argmin(np.abs(given - value)))
+    return float(wanted[nearest]) * value / max(float(given[nearest]), SMALLEST)
 
 
 def _clear_outside(
@@ -186,6 +186,8 @@ def _composition_of(pairs: tuple[tuple[int, float], ...], where: str) -> dict[st
     if unknown:
         raise MaterialError(f"{where}: composition holds element Z = {unknown[0]}, which is not in the element table")
     total = sum(w for _, w in pairs)
+    if total <= 0 or any(w < 0 for _, w in pairs):
+        raise MaterialError(f"{where}: mass fractions of the composition must be positive, found a sum of {total:g}")
     return {by_number[z]: w / total for z, w in pairs}
 
 
@@ -218,25 +220,40 @@ def _curve(data: dict[str, Any], key: str, column: str, hu: npt.NDArray, where: 
     table = data.get(key)
     if not isinstance(table, dict) or set(table) != {"hu", column}:
         raise MaterialError(f"{where}: [{key}] must hold exactly the arrays 'hu' and '{column}'")
-    x, y = np.asarray(table["hu"], dtype=np.float64), np.asarray(table[column], dtype=np.float64)
-    if x.shape != y.shape or x.ndim != 1 or len(x) < 2 or np.any(np.diff(x) <= 0):
+    for name, values in table.items():
+        if not isinstance(values, list) or not all(_is_finite(v) for v in values):
+            raise MaterialError(f"{where}: [{key}] '{name}' must be a list of finite numbers")
+    x, y = np.array(table["hu"], dtype=np.float64), np.array(table[column], dtype=np.float64)
+    if x.shape != y.shape or len(x) < 2 or np.any(np.diff(x) <= 0):
         raise MaterialError(f"{where}: [{key}] needs two or more ascending 'hu' and as many '{column}' values")
-    if not np.all(np.isfinite(y)) or np.any(y < 0):
-        raise MaterialError(f"{where}: [{key}] '{column}' must be finite and not negative")
+    if np.any(y < 0):
+        raise MaterialError(f"{where}: [{key}] '{column}' must not be negative, found {y.min():g}")
     return np.interp(hu, x, y)
 
 
 def _compositions(data: dict[str, Any], where: str) -> list[tuple[int, Mapping[str, float]]]:
-    found: list[tuple[int, Mapping[str, float]]] = []
-    for n, entry in enumerate(data.get("composition", [])):
-        percent = entry.get("percent", {})
-        unknown = set(percent) - set(protonphysics.ELEMENTS)
-        if unknown or not percent:
-            raise MaterialError(f"{where}: composition[{n}].percent: unknown or missing elements {sorted(unknown)}")
+    entries = data.get("composition")
+    if not isinstance(entries, list) or not entries:
+        raise MaterialError(f"{where}: no [[composition]] entry")
+    found: dict[int, Mapping[str, float]] = {}
+    for n, entry in enumerate(entries):
+        key = f"{where}: composition[{n}]"
+        if not isinstance(entry, dict) or not {"hu", "percent"} <= set(entry) <= {"hu", "name", "percent"}:
+            raise MaterialError(f"{key} must hold 'hu' and 'percent' (and may hold 'name'), nothing else")
+        hu, percent = entry["hu"], entry["percent"]
+        if type(hu) is not int or hu in found:
+            raise MaterialError(f"{key}.hu is {hu!r}; expected a whole number that no other composition has")
+        if not isinstance(percent, dict) or not all(_is_finite(v) and v >= 0 for v in percent.values()):
+            raise MaterialError(f"{key}.percent must give a number from 0 to 100 for each element")
+        unknown = sorted(set(percent) - set(protonphysics.ELEMENTS))
+        if unknown:
+            raise MaterialError(f"{key}.percent: unknown element '{unknown[0]}'")
         total = sum(percent.values())
         if abs(total - 100.0) > 1.0:
-            raise MaterialError(f"{where}: composition[{n}].percent sums to {total:g}, expected 100")
-        found.append((int(entry["hu"]), {element: value / total for element, value in percent.items()}))
-    if not found:
-        raise MaterialError(f"{where}: no [[composition]] entry")
-    return sorted(found, key=lambda pair: pair[0])
+            raise MaterialError(f"{key}.percent sums to {total:g}, expected 100")
+        found[hu] = {element: value / total for element, value in percent.items()}
+    return sorted(found.items())
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))

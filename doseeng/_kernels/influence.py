@@ -19,16 +19,17 @@ HALF, ZERO = np.float32(0.5), np.float32(0.0)
 @njit(cache=True, inline="always")
 def _depth(wet, u, v, face):
     """Water-equivalent depth at a fractional index, held constant beyond the outermost rays."""
-    n_face, n_v, n_u = wet.shape
-    return trilinear(wet, min(max(u, ZERO), np.float32(n_u - 1)), min(max(v, ZERO), np.float32(n_v - 1)), face, ZERO)
+    u = min(max(u, ZERO), np.float32(wet.shape[2] - 1))
+    v = min(max(v, ZERO), np.float32(wet.shape[1] - 1))
+    return trilinear(wet, u, v, face, ZERO)
 
 
 @njit(cache=True, parallel=True)
 def gather_slice(width, position, share, points, out):
     """out[column, point] += share[point] * width there, bilinear between rays.
 
-    width: (v, u, column) of one slice. position: (n, 3) float32, fractional index of the ray along u, along v, and of the
-    slice face. share: (m,) of each of `points` (m,).
+    width: (v, u, column) of one slice. position: (n, 3) float32, fractional index of the ray along u, along v, and of
+    the slice face. share: (m,) of each of `points` (m,).
     """
     n_v, n_u, n_column = width.shape
     for m in prange(len(points)):
@@ -45,11 +46,11 @@ def gather_slice(width, position, share, points, out):
 
 @njit(cache=True, parallel=True)
 def depth_dose(cumulative, share, table_step, wet, position, blur, out):
-    """out (column, n) = dose per fluence at each point, mean over a slice and over the rays whose protons scatter there.
+    """out (column, n) = dose per fluence at each point: mean over a slice and the rays whose protons scatter there.
 
     cumulative, share: (n_wet, column) as in `_kernels.proton.deposit_slice`. wet: (face, v, u). position: as in
-    `gather_slice`. blur: (column, n, 2) standard deviation along u and v, in rays, of where those protons came from. The
-    mean over rays is a Gauss-Hermite rule of 3 x 3 rays, exact where depth dose is a polynomial of degree 5 across them.
+    `gather_slice`. blur: (column, n, 2) standard deviation along u and v, in rays, of where those protons came from.
+    The mean over rays is a Gauss-Hermite rule of 3 x 3 rays: exact where depth dose is a polynomial of degree 5 across.
     """
     n_wet, n_column = cumulative.shape
     last_face = np.float32(wet.shape[0] - 1)
