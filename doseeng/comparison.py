@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from doseeng.dose import Dose
-from doseeng.engine import Prepared, scenario_dose, single_beam_dose
-from doseeng.errors import MetricError, Notice
+from doseeng.engine import Prepared, single_beam_dose
+from doseeng.errors import GeometryError, MetricError, Notice
 from doseeng.gamma import gamma
 from doseeng.grid import Volume, resample
+from doseeng.proton import ProtonSettings
 
 DOSE_PERCENT: Final = 3.0
 DISTANCE_MM: Final = 3.0
@@ -25,6 +26,8 @@ HIGH_DOSE: Final = 0.5
 """Mean ratios are taken above this share of the reference's maximum."""
 TURNS_DEG: Final = (90.0, 180.0, 270.0)
 """Gantry angles that exports are known to confuse differ by quarter turns."""
+COARSE: Final = ProtonSettings(pitch_mm=3.0, slice_mm=3.0, wide_pitch_mm=9.0)
+"""Enough to tell quarter turns apart, at an eighth of the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,14 @@ class Comparison:
     mean_ratio: float
     reference_max_gy: float
     computed_max_gy: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TurnedBeam:
+    """The dose of a beam at another gantry angle than the plan's."""
+
+    gantry_deg: float
+    dose: Dose
 
 
 def compare(what: str, reference: Dose, computed: Dose) -> Comparison:
@@ -73,81 +84,74 @@ def compare_with_case(
 ) -> tuple[Dose, tuple[Comparison, ...], tuple[Notice, ...]]:
     """The nominal dose, its comparison with every plan and beam dose of the case, and notices on what does not fit.
 
-    When the plan dose disagrees beyond the action limit, quarter turns of the gantry are tried: a dose that fits turned
-    angles was computed for another geometry than the plan says, and the notice names it.
+    Where a dose disagrees beyond the action limit, quarter turns of the gantry are tried: a dose that fits a turned
+    gantry was computed for another geometry than the plan says, and the notice names it. Doses that nothing can be
+    compared with (of fractions, of the other kind, of zero) become notices too.
     """
     steps = len(prepared.beams) + len(prepared.case.doses)
     tell = progress or (lambda _done, _total: None)
-    beams = []
-    for i in range(len(prepared.beams)):
+    beams: dict[int, Dose] = {}
+    for i, beam in enumerate(prepared.beams):
         tell(i, steps)
-        beams.append(single_beam_dose(prepared, i))
-    total = _sum_of(prepared, beams)
+        beams[beam.number] = single_beam_dose(prepared, i)
     found, notices = [], []
-    explained: dict[int, float] = {}
+    turned: dict[int, TurnedBeam] = {}
     # Beam doses first: they tell which way each beam was turned, which a symmetric plan dose cannot.
     for i, reference in enumerate(sorted(prepared.case.doses, key=lambda dose: dose.summation == "PLAN")):
-        tell(len(prepared.beams) + i, steps)
-        computed = _counterpart(prepared, reference, beams, total)
-        if computed is None:
-            text = f"a dose with summation type {reference.summation} was not compared"
-            notices.append(Notice("dose-not-compared", reference.summation, text))
+        tell(len(beams) + i, steps)
+        what = _label(prepared, reference)
+        numbers = _beams_of(prepared, reference)
+        if not numbers:
+            text = f"a dose of summation type '{reference.summation}' is neither of the plan nor of beams it has"
+            notices.append(Notice("dose-not-compared", what, text))
             continue
-        what = "plan" if reference.summation == "PLAN" else _beam_label(prepared, reference)
-        comparison = compare(what, reference, computed)
+        try:
+            comparison = compare(what, reference, _sum_of(prepared, [beams[n] for n in numbers]))
+        except MetricError as error:
+            notices.append(Notice("dose-not-compared", what, str(error)))
+            continue
         found.append(comparison)
         if comparison.gamma_percent < ACTION_PERCENT:
-            fitting = _fitting_angles(prepared, reference, explained)
-            explained.update(fitting)
-            notices.append(_explanation(prepared, reference, comparison, fitting))
-    return total, tuple(found), tuple(notices)
+            notices.append(_explanation(prepared, reference, numbers, comparison, turned))
+    return _sum_of(prepared, list(beams.values())), tuple(found), tuple(notices)
 
 
-def turned(prepared: Prepared, gantry_deg: dict[int, float]) -> Prepared:
-    """The same case with other gantry angles, by beam number."""
-    beams = tuple(replace(b, gantry_deg=gantry_deg.get(b.number, b.gantry_deg)) for b in prepared.beams)
-    return replace(prepared, beams=beams)
+def _label(prepared: Prepared, reference: Dose) -> str:
+    if not reference.beam_numbers:
+        return reference.summation.lower()
+    names = {b.number: b.name for b in prepared.beams}
+    return "beam " + ", ".join(f"{n} '{names.get(n, '?')}'" for n in reference.beam_numbers)
 
 
-def _sum_of(prepared: Prepared, beams: list[Dose]) -> Dose:
+def _beams_of(prepared: Prepared, reference: Dose) -> tuple[int, ...]:
+    """Numbers of the beams that a dose is the sum of; () when they cannot be told."""
+    planned = tuple(b.number for b in prepared.beams)
+    if reference.summation == "PLAN":
+        return planned
+    is_known = reference.summation == "BEAM" and set(reference.beam_numbers) <= set(planned)
+    return reference.beam_numbers if is_known else ()
+
+
+def _sum_of(prepared: Prepared, beams: Sequence[Dose]) -> Dose:
     values = np.zeros(prepared.grid.shape, dtype=np.float32)
     for beam in beams:
         values += beam.volume.values
     return replace(beams[0], volume=Volume(prepared.grid, values), summation="PLAN", beam_numbers=())
 
 
-def _counterpart(prepared: Prepared, reference: Dose, beams: list[Dose], total: Dose) -> Dose | None:
-    if reference.summation == "PLAN":
-        return total
-    wanted = [b for b in beams if set(b.beam_numbers) <= set(reference.beam_numbers)]
-    if reference.summation == "BEAM" and len(wanted) == len(reference.beam_numbers) > 0:
-        return _sum_of(prepared, wanted)
-    return None
-
-
-def _beam_label(prepared: Prepared, reference: Dose) -> str:
-    names = {b.number: b.name for b in prepared.beams}
-    return "beam " + ", ".join(f"{n} '{names.get(n, '?')}'" for n in reference.beam_numbers)
-
-
-def _fitting_angles(prepared: Prepared, reference: Dose, explained: dict[int, float]) -> dict[int, float]:
-    """Gantry angles, by beam number, that fit a dose better than the plan's; {} when no quarter turn does."""
-    concerned = [b for b in prepared.beams if not reference.beam_numbers or b.number in reference.beam_numbers]
-    candidates = [{b.number: (b.gantry_deg + turn) % 360.0 for b in concerned} for turn in TURNS_DEG]
-    if all(b.number in explained for b in concerned):
-        candidates.insert(0, {b.number: explained[b.number] for b in concerned})
-    differences = [_difference(prepared, reference, angles) for angles in candidates]
-    best = int(np.argmin(differences))
-    return candidates[best] if differences[best] < _difference(prepared, reference, {}) else {}
-
-
-def _explanation(prepared: Prepared, reference: Dose, found: Comparison, angles: dict[int, float]) -> Notice:
+def _explanation(
+    prepared: Prepared, reference: Dose, numbers: tuple[int, ...], found: Comparison, turned: dict[int, TurnedBeam]
+) -> Notice:
+    """What a dose that disagrees was computed for; beams whose turn is found go into `turned`, for the plan's sum."""
     what = f"gamma {found.gamma_percent:.1f} % at {DOSE_PERCENT:g} %/{DISTANCE_MM:g} mm"
-    if angles:
-        rate = compare(found.what, reference, _dose_of(turned(prepared, angles), reference)).gamma_percent
+    known = all(n in turned for n in numbers)
+    tried = {n: turned[n] for n in numbers} if known else _nearest_turn(prepared, reference, numbers)
+    if tried:
+        rate = compare(found.what, reference, _sum_of(prepared, [t.dose for t in tried.values()])).gamma_percent
         if rate >= ACTION_PERCENT:
-            planned = " / ".join(f"{b.gantry_deg:g}" for b in prepared.beams if b.number in angles)
-            fitting = " / ".join(f"{angle:g}" for angle in angles.values())
+            turned.update(tried)
+            planned = " / ".join(f"{b.gantry_deg:g}" for b in prepared.beams if b.number in tried)
+            fitting = " / ".join(f"{tried[b.number].gantry_deg:g}" for b in prepared.beams if b.number in tried)
             text = (
                 f"{what}, but {rate:.1f} % with the gantry at {fitting} degrees instead of the plan's {planned}: "
                 "this dose was computed for another geometry than the plan states; do not use them together"
@@ -157,15 +161,29 @@ def _explanation(prepared: Prepared, reference: Dose, found: Comparison, angles:
     return Notice("dose-disagrees", found.what, text)
 
 
-def _dose_of(prepared: Prepared, reference: Dose) -> Dose:
-    if not reference.beam_numbers:
-        return scenario_dose(prepared)
-    chosen = [i for i, b in enumerate(prepared.beams) if b.number in reference.beam_numbers]
-    return _sum_of(prepared, [single_beam_dose(prepared, i) for i in chosen])
+def _nearest_turn(prepared: Prepared, reference: Dose, numbers: tuple[int, ...]) -> dict[int, TurnedBeam]:
+    """The beams turned by the same quarter turn, the one that comes nearest to a dose; {} when all miss the patient."""
+    coarse = replace(prepared, settings=replace(prepared.settings, proton=COARSE))
+    differences = {}
+    for turn_deg in TURNS_DEG:
+        try:
+            doses = [t.dose for t in _turned(coarse, numbers, turn_deg).values()]
+        except GeometryError:
+            continue
+        differences[turn_deg] = _rms_difference_gy(reference, _sum_of(prepared, doses))
+    return _turned(prepared, numbers, min(differences, key=differences.__getitem__)) if differences else {}
 
 
-def _difference(prepared: Prepared, reference: Dose, angles: dict[int, float]) -> float:
-    """Root mean square difference on the reference grid; quick to tell geometries apart."""
-    computed = _dose_of(turned(prepared, angles), reference)
+def _turned(prepared: Prepared, numbers: tuple[int, ...], turn_deg: float) -> dict[int, TurnedBeam]:
+    beams = tuple(replace(b, gantry_deg=(b.gantry_deg + turn_deg) % 360.0) for b in prepared.beams)
+    turned = replace(prepared, beams=beams)
+    return {
+        beam.number: TurnedBeam(beam.gantry_deg, single_beam_dose(turned, i))
+        for i, beam in enumerate(beams)
+        if beam.number in numbers
+    }
+
+
+def _rms_difference_gy(reference: Dose, computed: Dose) -> float:
     delta = resample(computed.volume, reference.volume.grid, 0.0).values - reference.volume.values
     return float(np.sqrt(np.mean(delta**2, dtype=np.float64)))

@@ -23,7 +23,7 @@ import doseeng
 from doseeng.case import Case
 from doseeng.dose import Dose, Quantity
 from doseeng.errors import Notice, PlanError
-from doseeng.grid import Grid, Volume, crop_grid, resampled_grid
+from doseeng.grid import Grid, Volume, beam_frame, crop_grid, resampled_grid
 from doseeng.machines.file import machine_hash
 from doseeng.machines.library import find_machine
 from doseeng.machines.model import ProtonMachine
@@ -41,6 +41,12 @@ GRID_MARGIN_MM: Final = 10.0
 """Dose is computed this far around the body outline."""
 FULLY_COVERED: Final = 0.999
 """Share of a target that must lie in the dose grid; the rest is rounding of contours against voxels."""
+
+LARGEST_SPOT_MM: Final = 500.0
+"""Scanned fields reach some 200 mm from the axis; positions beyond this are in another unit or broken."""
+RAY_STEP_MM: Final = 4.0
+TISSUE_RSP: Final = 0.1
+"""Spots are looked for in steps of this length; anything that stops protons more than this is no air (lung: 0.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,10 @@ def prepare(
     """Choose machines, materials and dose grid of a case.
 
     machine: a machine name for all beams instead of those the plan names. grid: dose grid; by default that of the
-
+    case's plan dose, or settings.spacing_mm around the body. Notices name a target that the grid clips and spots that
+    miss the patient. PlanError for photon plans and spots that no machine reaches; MachineError for an unknown machine;
+    StructureError when the ROI of a prescription is missing; MaterialError for an image or override that has no
+    material meaning.
     """
     if case.plan.modality != "proton":
         raise PlanError(f"plan '{case.plan.label}': photon dose is not available in this version; only scanned protons")
@@ -95,6 +104,9 @@ def prepare(
     dose_grid = grid or _default_grid(case, settings.spacing_mm)
     notices += _clipped_targets(case, dose_grid)
     beams = tuple(_with_shifter_density(beam, models[beam.machine]) for beam in case.plan.proton_beams)
+    for beam in beams:
+        _require_reachable(beam)
+        notices += _missed(beam, models[beam.machine], maps, case.plan.patient_position)
     return Prepared(
         case,
         beams,
@@ -187,6 +199,40 @@ def _clipped_targets(case: Case, grid: Grid) -> list[Notice]:
     return notices
 
 
+def _require_reachable(beam: ProtonBeam) -> None:
+    farthest = int(np.abs(beam.spot_uv_mm).max(axis=1).argmax())
+    u, v = beam.spot_uv_mm[farthest]
+    if max(abs(u), abs(v)) > LARGEST_SPOT_MM:
+        raise PlanError(
+            f"beam {beam.number} '{beam.name}': spot {farthest} is at ({u:g}, {v:g}) mm in the isocentre plane; "
+            f"scanned fields reach no farther than {LARGEST_SPOT_MM:g} mm: check the units and export the plan again"
+        )
+
+
+def _missed(beam: ProtonBeam, machine: ProtonMachine, maps: MaterialMaps, patient_position: str) -> list[Notice]:
+    """A notice when the central rays of spots meet nothing but air."""
+    grid = maps.rsp.grid
+    frame = beam_frame(beam.isocenter_mm, beam.gantry_deg, beam.couch_deg, patient_position)
+    heights_mm = frame.from_patient(grid.corners_mm())[:, 2]
+    z_mm = np.arange(heights_mm.min(), heights_mm.max(), RAY_STEP_MM)
+    unique_uv, spot_ray = np.unique(beam.spot_uv_mm, axis=0, return_inverse=True)
+    away = 1.0 - z_mm[:, None] / np.asarray(machine.source_distance_mm)
+    points = np.concatenate(
+        [unique_uv[:, None] * away, np.broadcast_to(z_mm[:, None], (len(unique_uv), len(z_mm), 1))], axis=2
+    )
+    index = np.rint(grid.to_index(frame.to_patient(points))).astype(np.intp)
+    inside = np.all((index >= 0) & (index < grid.shape[::-1]), axis=2)
+    i, j, k = np.moveaxis(np.where(inside[..., None], index, 0), 2, 0)
+    meets = np.any(inside & (maps.rsp.values[k, j, i] > TISSUE_RSP), axis=1)[spot_ray.ravel()]
+    if meets.all():
+        return []
+    text = (
+        f"{np.count_nonzero(~meets)} of {len(meets)} spots, {beam.spot_mu[~meets].sum():.4g} of "
+        f"{beam.spot_mu.sum():.4g} MU, are aimed past the patient; check isocentre, angles and the body outline"
+    )
+    return [Notice("spots-miss-patient", f"beam {beam.number} '{beam.name}'", text)]
+
+
 def _with_shifter_density(beam: ProtonBeam, machine: ProtonMachine) -> ProtonBeam:
     """The plan names a range shifter and its water-equivalent thickness; its density is the machine's to know."""
     if beam.range_shifter is None:
@@ -208,15 +254,22 @@ def _provenance(
 ) -> dict[str, object]:
     plan_digest = hashlib.sha256()
     for beam in beams:
-        plan_digest.update(repr((beam.number, beam.gantry_deg, beam.couch_deg, beam.isocenter_mm)).encode())
+        geometry = (beam.number, beam.gantry_deg, beam.couch_deg, beam.isocenter_mm, beam.fractions, beam.range_shifter)
+        plan_digest.update(repr((case.plan.patient_position, *geometry)).encode())
         for array in (beam.spot_uv_mm, beam.spot_energy_mev, beam.spot_mu):
             plan_digest.update(array.tobytes())
+    structure_digest = hashlib.sha256()
+    for structure in case.structures.structures:
+        structure_digest.update(repr((structure.number, structure.name, structure.kind, structure.overrides)).encode())
+        for contour in structure.contours:
+            structure_digest.update(contour.tobytes())
     return {
         "code": f"doseeng {doseeng.__version__}",
         "case": case.key,
         "plan_uid": case.plan.uid,
         "image_sha256": hashlib.sha256(case.ct.values.tobytes()).hexdigest(),
         "plan_sha256": plan_digest.hexdigest(),
+        "structures_sha256": structure_digest.hexdigest(),
         "machines": {m.name: {"version": m.version, "sha256": machine_hash(m)} for m in machines},
         "hu_table": {"name": table.name, "version": table.version, "sha256": table.digest},
         "dose_grid": {"shape": list(grid.shape), "spacing_mm": list(grid.spacing_mm)},

@@ -1,9 +1,9 @@
 """The sparse influence matrix of a proton beam: dose at chosen points per MU of every spot, for planning.
 
-The classical pencil beam on the engine's own rays and tables. Where it differs from `proton.beam_dose`: a point takes
-the water-equivalent depth and the scattering of its own ray, so one spot does not mix the depths of the rays it covers.
-In homogeneous tissue both agree; behind density edges the engine blurs what this matrix keeps sharp. Plan with the
-matrix, then compute the final dose with the engine.
+The classical pencil beam on the engine's own rays and tables. Where it differs from `proton.beam_dose`: depth dose and
+scattering are those around a point's own ray, the same for all spots, instead of being followed ray by ray through each
+spot. In homogeneous and in layered tissue both agree; behind density edges across the beam (a tumour in lung) they part
+by several percent. Plan with the matrix, then compute the final dose with the engine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csc_matrix
 
-from doseeng._kernels.influence import count_entries, depth_dose, fill_entries, gather_slice, sample_wet
+from doseeng._kernels.influence import count_entries, depth_dose, fill_entries, gather_slice
 from doseeng._kernels.proton import halo_step, scatter_step
 from doseeng.beamseye import Frustum, TracedRays, frustum_around, trace_rays
 from doseeng.errors import GeometryError
@@ -24,7 +24,16 @@ from doseeng.machines import lookup
 from doseeng.machines.model import ProtonMachine
 from doseeng.materials import MaterialMaps
 from doseeng.plan import ProtonBeam
-from doseeng.proton import PROTONS_PER_UNIT, TABLE_STEP_MM, _entrance_slice, _Part, _parts, _Tables, _tables
+from doseeng.proton import (
+    PROTONS_PER_UNIT,
+    TABLE_STEP_MM,
+    _entrance_slice,
+    _Part,
+    _part_variance,
+    _parts,
+    _Tables,
+    _tables,
+)
 from doseeng.scenario import NOMINAL, Scenario
 
 Array = npt.NDArray[np.float64]
@@ -39,10 +48,10 @@ REACH_SIGMAS: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class InfluenceSettings:
-    """pitch_mm: distance of rays in the isocentre plane. slice_mm: along the axis; a point's depth dose is the mean over it.
+    """pitch_mm: distance of rays in the isocentre plane. slice_mm: along the axis; a depth dose is the mean over it.
 
-    cutoff: entries below this share of their column's largest are dropped. 1e-4 loses about 0.1 % of the dose of a
-    large field (the far halo), 1e-3 about 1 % with a third of the entries.
+    cutoff: entries below this share of their column's largest are dropped. What goes first is the widest component,
+    whose entries are small but many.
     """
 
     pitch_mm: float = 2.5
@@ -76,7 +85,7 @@ def influence_matrix(
     scenario: Scenario = NOMINAL,
     settings: InfluenceSettings = InfluenceSettings(),
 ) -> csc_matrix:
-    """(n_points, n_spots) float32: physical dose to water in Gy per MU of each spot, so that matrix @ spot_mu is one fraction.
+    """(n_points, n_spots) float32: physical dose to water in Gy per MU of each spot; matrix @ spot_mu is one fraction.
 
     points_mm: (n_points, 3) patient points, usually voxel centres. The MU of `beam` do not matter. Errors as
     `proton.beam_dose`, and GeometryError when no point lies within reach of the beam.
@@ -95,17 +104,21 @@ def influence_matrix(
             (frustum.top_mm - points.z_mm) / frustum.slice_mm,
         ]
     ).astype(np.float32)
-    wet = np.empty((len(position), 2), dtype=np.float32)
-    sample_wet(rays.wet_mm, position, np.float32(0.5), wet)
     n_layer = len(parts[0].energy_mev)
     amplitude = np.empty((n_layer, COMPONENTS, len(position)), dtype=np.float32)
     curvature = np.empty((n_layer, COMPONENTS, 2, len(position)), dtype=np.float32)
     for part in parts:
         tables = _tables(part, machine, beam.range_shifter, float(frustum.slice_center_mm[first]))
+        optics = _part_variance(part, machine, points.z_mm, beam.range_shifter).swapaxes(0, 1)
+        width = _widths(frustum, rays, tables, position, first)[..., None]
+        # A spot of optical variance o is spread by w: its protons at a point come from a ray o w / (o + w) around it.
+        blur = np.sqrt(optics * width / (optics + width)) / (points.magnification * frustum.pitch_mm)
         dose = np.empty((len(part.energy_mev), len(position)), dtype=np.float32)
-        depth_dose(tables.cumulative, tables.share, np.float32(TABLE_STEP_MM), wet, dose)
-        width = _widths(frustum, rays, tables, position, first)
-        _set_gaussians(part, beam, machine, points, dose, width, amplitude, curvature)
+        depth_dose(
+            tables.cumulative, tables.share, np.float32(TABLE_STEP_MM), rays.wet_mm, position,
+            blur.astype(np.float32), dose,
+        )  # fmt: skip
+        _set_gaussians(part, machine, dose, optics + width, amplitude, curvature)
     return _sparse(points, beam, amplitude, curvature, len(all_points), settings.cutoff)
 
 
@@ -122,7 +135,7 @@ def _points_in_reach(points_mm: Array, frame: BeamFrame, beam: ProtonBeam, machi
     rows = np.flatnonzero(np.all((uv >= low) & (uv <= high), axis=1))
     if not len(rows):
         raise GeometryError(
-            f"beam {beam.number} '{beam.name}': none of {len(points_mm)} points lies within {reach:.0f} mm of its spots; "
+            f"beam {beam.number} '{beam.name}': none of {len(points_mm)} points lies within {reach:.0f} mm of a spot; "
             "check isocentre, gantry and couch angle and patient position"
         )
     return _Points(rows, gantry[rows, :2], magnification[rows], gantry[rows, 2])
@@ -157,7 +170,7 @@ def _widths(frustum: Frustum, rays: TracedRays, tables: _Tables, position: Float
     for k in range(first, int(np.ceil(ascending[-1])) + 1):
         top, bottom = rays.wet_mm[k], rays.wet_mm[k + 1]
         if wide:
-            halo_step(tables.slope, tables.extra, grain, top, bottom, everywhere, step, sigma, width)
+            halo_step(tables.slope, tables.angle, tables.extra, grain, top, bottom, everywhere, step, sigma, width)
         else:
             scatter_step(tables.power, grain, top, bottom, rays.scattering[k], everywhere, step, moments, width)
         here = order[np.searchsorted(ascending, k - 1, "right") : np.searchsorted(ascending, k + 1, "left")]
@@ -166,21 +179,18 @@ def _widths(frustum: Frustum, rays: TracedRays, tables: _Tables, position: Float
 
 
 def _set_gaussians(
-    part: _Part, beam: ProtonBeam, machine: ProtonMachine, points: _Points, dose: Float32, width: Float32,
-    amplitude: Float32, curvature: Float32,
-) -> None:  # fmt: skip
-    """Peaks and curvatures of the Gaussians that `part` stands for."""
+    part: _Part, machine: ProtonMachine, dose: Float32, variance: Array, amplitude: Float32, curvature: Float32
+) -> None:
+    """Peaks and curvatures of the Gaussians that `part` stands for; variance: (column, point, 2)."""
     n_layer = len(amplitude)
     protons = lookup.rows_at(machine, machine.protons_per_mu, part.energy_mev) / PROTONS_PER_UNIT
     second = lookup.rows_at(machine, machine.optics.weight, part.energy_mev)
-    for column, (energy, gaussian) in enumerate(zip(part.energy_mev, part.gaussian, strict=True)):
+    fluence = protons * np.where(part.gaussian == 1, second, 1.0 - second)
+    peak = fluence[:, None] * dose / (2.0 * np.pi * np.sqrt(variance.prod(axis=2)))
+    for column, gaussian in enumerate(part.gaussian):
         layer, component = column % n_layer, int(part.wide) + int(gaussian)
-        at = np.array([energy])
-        variance = lookup.optics_variance(machine, at, int(gaussian), points.z_mm, beam.range_shifter)[:, 0]
-        variance = variance + width[column, :, None]
-        fluence = protons[column] * (second[column] if gaussian else 1.0 - second[column])
-        amplitude[layer, component] = fluence * dose[column] / (2.0 * np.pi * np.sqrt(variance.prod(axis=1)))
-        curvature[layer, component] = 0.5 / variance.T
+        amplitude[layer, component] = peak[column]
+        curvature[layer, component] = 0.5 / variance[column].T
 
 
 def _sparse(

@@ -152,7 +152,7 @@ def _add_part(
     frustum = frustum_around(frame, maps.rsp.grid, box, machine.source_distance_mm, pitch, settings.slice_mm)
     rays = trace_rays(frustum, frame, maps.rsp, maps.scattering, rsp_scale)
     first = _entrance_slice(rays, beam)
-    tables = _tables(part, machine, beam.range_shifter, float(frustum.slice_center_mm[first]))
+    tables = _tables(part, machine, beam.range_shifter, _central_entrance_mm(frustum, rays, beam))
     span = (first, _last_slice(rays, len(tables.cumulative)))
     variance = _part_variance(part, machine, frustum.slice_center_mm, beam.range_shifter)
     square = frustum.magnification[:, None, :] ** 2
@@ -226,6 +226,13 @@ def _entrance_slice(rays: TracedRays, beam: ProtonBeam) -> int:
             "check isocentre, gantry and couch angle and patient position"
         )
     return max(int(entered[0]) - 1, 0)
+
+
+def _central_entrance_mm(frustum: Frustum, rays: TracedRays, beam: ProtonBeam) -> float:
+    """Gantry z where the ray through the middle of the spots enters the patient."""
+    u, v = beam.spot_uv_mm.mean(axis=0)
+    middle = rays.wet_mm[:, int(np.abs(frustum.v_mm - v).argmin()), int(np.abs(frustum.u_mm - u).argmin())]
+    return frustum.top_mm - frustum.slice_mm * int(np.argmax(middle > ENTRANCE_WET_MM))
 
 
 def _last_slice(rays: TracedRays, n_wet: int) -> int:

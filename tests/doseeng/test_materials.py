@@ -77,13 +77,19 @@ def test_default_table_has_sensible_tissues(table: HuTable) -> None:
 
 
 def test_default_table_rises_except_where_it_is_published_to_fall(table: HuTable) -> None:
-    # Schneider (2000) joins soft tissue and skeleton with a step from 1.120 down to 1.077 g/cm3 behind 100 HU.
+    # Schneider (2000) joins soft tissue and skeleton with a step from 1.120 down to 1.077 g/cm3 behind 100 HU; the
+    # table's own water begins with one from 1.008 down to 1 behind -11 HU.
     falls = np.flatnonzero(np.diff(table.density_gcm3) < 0) + HU_MIN
-    np.testing.assert_array_equal(falls, [100])
+    np.testing.assert_array_equal(falls, [-11, 100])
     for values in (table.density_gcm3, table.rsp, table.scattering):
         assert values.shape == (4096,)
         assert values.dtype == np.float32
         assert np.all(values > 0)
+
+
+def test_default_table_holds_water_at_zero(table: HuTable) -> None:
+    for values in (table.density_gcm3, table.rsp, table.scattering):
+        np.testing.assert_allclose([at(values, hu) for hu in (-10, 0, 7)], 1.0, rtol=1e-6)
 
 
 def test_table_from_file(tmp_path: Path) -> None:
