@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from cluster.report import write_report
+from doseeng.case import Case
 from doseeng.comparison import ACTION_PERCENT, DISTANCE_MM, DOSE_PERCENT, compare
 from doseeng.dicom.rtdose import write_dose
 from doseeng.dose import Dose
 from doseeng.engine import Prepared, scenario_dose
-from doseeng.errors import Notice
+from doseeng.errors import DicomError, MetricError, Notice
 from doseeng.scenario import NOMINAL, Scenario
 from robust.evaluate import Settings, evaluate
 from robust.goals import goals_for, read_goal_file
@@ -33,21 +34,18 @@ class RobustnessRequest:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class DoseFiles:
-    """Where to write the doses of the evaluation; None: nowhere."""
-
-    folder: Path | None = None
-
-
 def run_robustness(
     prepared: Prepared,
     request: RobustnessRequest,
     report_path: Path,
-    files: DoseFiles = DoseFiles(),
+    dose_folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[RobustReport, Path]:
-    """Evaluate a prepared case and write its report; returns the result and the report's path."""
+    """Evaluate a prepared case and write its report; returns the result and the report's path.
+
+    dose_folder: where RTDOSE files of nominal, worst, voxel-wise minimum and maximum go, all of them or none; None:
+    nowhere. The report is written last.
+    """
     case = prepared.case
     scenarios = requested_scenarios(request)
     goal_file = read_goal_file(request.goals)
@@ -65,14 +63,13 @@ def run_robustness(
         dose_of,
         settings=Settings(dose_uncertainty_percent=goal_file.uncertainty.dose_percent),
         gates=gates,
-        notices=(*prepared.notices[len(case.notices) :], *goal_notices, *agreement),
+        notices=(*prepared.notices, *goal_notices, *agreement),
         provenance={**prepared.provenance, "request": _as_json(request)},
         progress=progress,
     )
-    written = write_report(result, case, report_path)
-    if files.folder is not None:
-        _write_doses(result, prepared, files.folder)
-    return result, written
+    if dose_folder is not None:
+        _write_doses(result, case, dose_folder)
+    return result, write_report(result, case, report_path)
 
 
 def requested_scenarios(request: RobustnessRequest) -> tuple[Scenario, ...]:
@@ -94,10 +91,10 @@ def _agreement(prepared: Prepared, nominal: Dose) -> tuple[tuple[Notice, ...], t
     if reference is None:
         text = "the case holds no plan dose; the engine's nominal dose was not checked against the planning system's"
         return (), (Notice("nominal-not-compared", "", text),)
-    if reference.quantity is not nominal.quantity:
-        text = f"the planning system's dose is {reference.quantity} dose, so it was not compared"
-        return (), (Notice("nominal-not-compared", "", text),)
-    found = compare("plan", reference, nominal)
+    try:
+        found = compare("plan", reference, nominal)
+    except MetricError as error:
+        return (), (Notice("nominal-not-compared", "", str(error)),)
     text = (
         f"gamma {found.gamma_percent:.1f} % at {DOSE_PERCENT:g} %/{DISTANCE_MM:g} mm against the planning system's "
         f"dose, mean ratio {found.mean_ratio:.3f}"
@@ -110,9 +107,9 @@ def _agreement(prepared: Prepared, nominal: Dose) -> tuple[tuple[Notice, ...], t
     return (), (Notice("nominal-compared", "plan", text),)
 
 
-def _write_doses(result: RobustReport, prepared: Prepared, folder: Path) -> None:
-    case = prepared.case
-    assert case.dicom is not None  # read from DICOM: the command line knows no other cases
+def _write_doses(result: RobustReport, case: Case, folder: Path) -> None:
+    if case.dicom is None:
+        raise DicomError("the case was not read from DICOM; there is nothing to refer to in an RTDOSE")
     folder.mkdir(parents=True, exist_ok=True)
     doses = {
         "nominal": result.nominal,
@@ -120,8 +117,16 @@ def _write_doses(result: RobustReport, prepared: Prepared, folder: Path) -> None
         "voxel-min": replace(result.nominal, volume=result.voxel_min),
         "voxel-max": replace(result.nominal, volume=result.voxel_max),
     }
-    for name, dose in doses.items():
-        write_dose(folder / f"{name}.dcm", dose, case.dicom, case.plan, f"doseeng {name}")
+    written: list[Path] = []
+    try:
+        for name, dose in doses.items():
+            path = folder / f"{name}.dcm"
+            write_dose(path, dose, case.dicom, case.plan, f"doseeng {name}")
+            written.append(path)
+    finally:
+        if len(written) < len(doses):
+            for path in written:
+                path.unlink(missing_ok=True)
 
 
 def _as_json(request: RobustnessRequest) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Annotated
 
@@ -18,12 +19,12 @@ from doseeng.errors import DoseengError
 
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     add_completion=False,
     help=(
         "Dose evaluation for radiotherapy: a DICOM plan in, a verdict with its evidence out.\n\n"
-        "Exit codes: 0 GREEN (or done), 1 AMBER, 2 RED, 3 UNEVALUABLE, 4 error. "
+        "Exit codes: 0 GREEN (or done), 1 AMBER, 2 RED, 3 UNEVALUABLE, 4 error, 130 interrupted. "
         "A research and quality-assurance tool: it never releases a treatment."
     ),
 )
@@ -48,9 +49,29 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; the console script."""
+    """Run the command line; the console script.
+
+    Whatever goes wrong ends with code 4: Python's own 1 and typer's 2 would be taken for AMBER and RED.
+    """
+    as_json = "--json" in sys.argv
     try:
         app()
     except DoseengError as error:
-        show_error(error, as_json="--json" in sys.argv)
-        sys.exit(ExitCode.ERROR)
+        show_error(type(error).__name__, str(error), as_json)
+    except OSError as error:
+        what = f"{error.strerror or error}: '{error.filename}'" if error.filename else str(error)
+        show_error(type(error).__name__, f"{what}; check path, space and permissions", as_json)
+    except SystemExit as ended:
+        cause = ended.__context__
+        if ended.code == ExitCode.INTERRUPTED:
+            show_error("Interrupted", "stopped before it was done; nothing is left half-written", as_json)
+        if isinstance(cause, typer.Exit):
+            raise
+        if as_json:
+            text = cause.format_message() if isinstance(cause, typer.BadParameter) else str(cause)
+            show_error("UsageError", text, as_json)
+    except Exception as error:
+        logging.getLogger("doseeng").exception("this is a bug in doseeng; please report it with the lines below")
+        if as_json:
+            show_error(type(error).__name__, "unexpected; this is a bug in doseeng", as_json)
+    sys.exit(ExitCode.ERROR)

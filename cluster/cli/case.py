@@ -11,20 +11,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.cli import options
-from cluster.cli.console import ExitCode, err, out, print_json, show_notices
+from cluster.cli.console import ExitCode, err, out, print_json, show_line, show_notices
 from doseeng.case import Case
 from doseeng.dicom.case import read_case
 from doseeng.dicom.files import opened_folder
 from doseeng.dicom.inventory import Inventory, links_of, scan, series_of
 from doseeng.errors import DoseengError
 from doseeng.masks import volume_cm3
+from doseeng.plan import ProtonBeam
 
 app = typer.Typer(no_args_is_help=True, help="Look into DICOM folders.")
-
-
-@app.callback()
-def _group() -> None:
-    """Look into DICOM folders."""
 
 
 @app.command()
@@ -52,7 +48,8 @@ def show(
         if case is not None:
             _show_case(case)
         if problem is not None:
-            err.print(f"[red]Not usable as a case[/red] ({type(problem).__name__}): {escape(str(problem))}")
+            kind = type(problem).__name__
+            show_line(err, f"[bold red]Not usable as a case[/bold red] ({kind}): {escape(str(problem))}")
     raise typer.Exit(ExitCode.ERROR if problem else ExitCode.GREEN)
 
 
@@ -66,7 +63,7 @@ def _show_inventory(inventory: Inventory) -> None:
     out.print(table)
     for link in links_of(inventory):
         mark = "[green]found[/green]" if link.is_found else "[red]missing[/red]"
-        out.print(f"  {link.kind}: {escape(link.source)} → {link.target_uid} {mark}", highlight=False)
+        show_line(out, f"  {link.kind}: {escape(link.source)} → {link.target_uid} {mark}")
     if inventory.other_files:
         out.print(f"  {inventory.other_files} files that are not DICOM were passed over")
     show_notices(inventory.notices)
@@ -79,11 +76,16 @@ def _show_case(case: Case) -> None:
     out.print(
         f"  image {ct.shape[2]} x {ct.shape[1]} x {ct.shape[0]} voxels of {spacing} mm, {case.plan.patient_position}"
     )
-    for beam in case.plan.proton_beams if case.plan.modality == "proton" else ():
-        out.print(
-            f"  beam {beam.number} '{escape(beam.name)}': {beam.machine}, gantry {beam.gantry_deg:g}°, couch "
-            f"{beam.couch_deg:g}°, {len(beam.spot_mu)} spots, {beam.spot_mu.sum():.1f} MU, {beam.fractions} fractions"
-        )
+    for beam in case.plan.beams:
+        if isinstance(beam, ProtonBeam):
+            delivers = (
+                f"gantry {beam.gantry_deg:g}°, couch {beam.couch_deg:g}°, {len(beam.spot_mu)} spots, "
+                f"{beam.spot_mu.sum():.1f} MU"
+            )
+        else:
+            delivers = f"{beam.energy_mv:g} MV, {len(beam.gantry_deg)} control points, {beam.meterset_mu:.1f} MU"
+        name, machine = escape(beam.name), escape(beam.machine)
+        out.print(f"  beam {beam.number} '{name}': {machine}, {delivers}, {beam.fractions} fractions")
     targets = {p.roi_number: p.dose_gy for p in case.plan.prescriptions}
     table = Table(title="Structures", title_justify="left")
     for heading in ("no.", "name", "kind", "cm³", "prescribed"):

@@ -10,10 +10,9 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.markup import escape
-from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from doseeng.errors import DoseengError, Notice
+from doseeng.errors import Notice
 from robust.result import Verdict
 
 out = Console()
@@ -28,6 +27,7 @@ class ExitCode(IntEnum):
     RED = 2
     UNEVALUABLE = 3
     ERROR = 4
+    INTERRUPTED = 130
 
 
 STYLES: Final = {
@@ -43,19 +43,24 @@ def print_json(data: dict[str, Any]) -> None:
     out.print_json(json.dumps(data, allow_nan=False, default=str))
 
 
-def show_error(error: DoseengError, as_json: bool) -> None:
+def show_error(kind: str, message: str, as_json: bool) -> None:
     """One error, for people on stderr or for programs as JSON on stdout."""
     if as_json:
-        print_json({"error": {"type": type(error).__name__, "message": str(error)}})
+        print_json({"error": {"type": kind, "message": message}})
     else:
-        err.print(Panel(escape(str(error)), title=type(error).__name__, border_style="red", title_align="left"))
+        show_line(err, f"[bold red]{kind}[/bold red]: {escape(message)}")
+
+
+def show_line(console: Console, markup: str) -> None:
+    """Text that only the terminal may wrap, so that paths and messages can be copied and searched for."""
+    console.print(markup, soft_wrap=True, highlight=False)
 
 
 def show_notices(notices: Iterable[Notice]) -> None:
     """Named warnings, one line each."""
     for notice in dict.fromkeys(notices):
         where = f" [dim]{escape(notice.where)}[/dim]" if notice.where else ""
-        err.print(f"[yellow]![/yellow] [bold]{notice.code}[/bold]{where} {escape(notice.message)}", highlight=False)
+        show_line(err, f"[yellow]![/yellow] [bold]{notice.code}[/bold]{where} {escape(notice.message)}")
 
 
 def badge(verdict: Verdict) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from cluster.cli.console import err, out, print_json, progress_bar
 from cluster.cli.evaluate import show_result
-from cluster.cli.options import Json
+from cluster.cli.options import Json, require_writable
 from cluster.demo import write_demo_case
 from cluster.robustness import RobustnessRequest, run_robustness
 from doseeng.dicom.case import read_case
@@ -27,6 +27,7 @@ def demo(
 
     The exit code is 0 whatever the verdict: here the plan is made to struggle.
     """
+    require_writable(folder / "RN.dcm", report)
     start = time.perf_counter()
     if not as_json:
         err.print(f"Making a synthetic thorax with a lung tumour and a three-field proton plan in {folder}/ ...")

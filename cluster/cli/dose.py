@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from cluster.cli import options
-from cluster.cli.console import ExitCode, badge, err, out, print_json, progress_bar, show_notices
+from cluster.cli.console import ExitCode, badge, err, out, print_json, progress_bar, show_line, show_notices
 from doseeng.case import Case
 from doseeng.comparison import (
     ACTION_PERCENT,
@@ -30,7 +31,7 @@ from robust.result import Verdict
 def dose(
     case_dir: options.CaseDir,
     output: Annotated[
-        Path | None, typer.Option("--out", help="RTDOSE to write [default: doseeng-dose-<case>.dcm].")
+        Path | None, typer.Option("--out", help="RTDOSE to write instead of doseeng-dose-CASE.dcm here.")
     ] = None,
     physical: Annotated[bool, typer.Option("--physical", help="Physical dose instead of RBE-weighted.")] = False,
     plan: options.PlanUid = None,
@@ -46,8 +47,10 @@ def dose(
 
     The case's own RTDOSE objects (plan and beams) are compared by gamma 3 %/3 mm (global, 10 % threshold), absolute,
     nothing normalised. The exit code follows the plan's pass rate: GREEN from 95 %, AMBER from 90 %, RED below
-    (AAPM TG-218); without a reference dose it is 0.
+    (AAPM TG-218); UNEVALUABLE when none of the doses can be compared; without any it is 0.
     """
+    options.require_outside(case_dir, output or Path.cwd())
+    options.require_writable(output)
     with err.status("Reading the case", spinner="dots"):
         case = options.load_case(case_dir, plan, accept_patient_mismatch, gantry)
         quantity = Quantity.PHYSICAL if physical else _quantity_of(case)
@@ -58,9 +61,10 @@ def dose(
     with progress_bar("Computing dose", quiet=as_json) as progress:
         computed, comparisons, findings = compare_with_case(prepared, progress)
     path = output or Path(f"doseeng-dose-{case.key}.dcm")
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_dose(path, computed, case.dicom, case.plan, "doseeng independent dose")
     notices = (*prepared.notices, *findings)
-    verdict = _verdict(comparisons)
+    verdict = _verdict(comparisons) if case.doses else None
     if as_json:
         print_json(
             {
@@ -83,13 +87,14 @@ def dose(
 
 def _quantity_of(case: Case) -> Quantity:
     """What the planning system reports, so that like is compared with like."""
-    return next((d.quantity for d in case.doses), Quantity.RBE_WEIGHTED)
+    plan_first = sorted(case.doses, key=lambda dose: dose.summation != "PLAN")
+    return plan_first[0].quantity if plan_first else Quantity.RBE_WEIGHTED
 
 
-def _verdict(comparisons: tuple[Comparison, ...]) -> Verdict | None:
+def _verdict(comparisons: tuple[Comparison, ...]) -> Verdict:
     plan = [c.gamma_percent for c in comparisons if c.what == "plan"] or [c.gamma_percent for c in comparisons]
     if not plan:
-        return None
+        return Verdict.UNEVALUABLE
     if min(plan) >= PASS_PERCENT:
         return Verdict.GREEN
     return Verdict.AMBER if min(plan) >= ACTION_PERCENT else Verdict.RED
@@ -97,13 +102,13 @@ def _verdict(comparisons: tuple[Comparison, ...]) -> Verdict | None:
 
 def _show(case: Case, computed: Dose, comparisons: tuple[Comparison, ...], verdict: Verdict | None, path: Path) -> None:
     unit = f"Gy (RBE {RBE})" if computed.quantity is Quantity.RBE_WEIGHTED else "Gy"
-    beams = Table(title=f"Plan '{case.plan.label}'", title_justify="left")
+    beams = Table(title=f"Plan '{escape(case.plan.label)}'", title_justify="left")
     for heading in ("beam", "gantry", "couch", "spots", "layers", "MU / fraction", "fractions"):
         beams.add_column(heading, justify="left" if heading == "beam" else "right")
     for beam in case.plan.proton_beams:
         layers = len(set(beam.spot_energy_mev.tolist()))
         cells = (f"{beam.gantry_deg:g}°", f"{beam.couch_deg:g}°", str(len(beam.spot_mu)), str(layers))
-        beams.add_row(f"{beam.number} {beam.name}", *cells, f"{beam.spot_mu.sum():.1f}", str(beam.fractions))
+        beams.add_row(f"{beam.number} {escape(beam.name)}", *cells, f"{beam.spot_mu.sum():.1f}", str(beam.fractions))
     out.print(beams)
     out.print(f"Maximum dose {computed.volume.values.max():.3f} {unit}")
     if comparisons:
@@ -113,7 +118,7 @@ def _show(case: Case, computed: Dose, comparisons: tuple[Comparison, ...], verdi
             table.add_column(heading, justify="right")
         for c in comparisons:
             maxima = (f"{c.reference_max_gy:.3f}", f"{c.computed_max_gy:.3f}")
-            table.add_row(c.what, f"{c.gamma_percent:.1f} %", f"{c.mean_ratio:.3f}", *maxima)
+            table.add_row(escape(c.what), f"{c.gamma_percent:.1f} %", f"{c.mean_ratio:.3f}", *maxima)
         out.print(table)
-    out.print(f"{badge(verdict)} " if verdict else "No dose of the planning system to compare with.")
-    out.print(f"RTDOSE: {path}")
+    out.print(f"Verdict {badge(verdict)}" if verdict else "No dose of the planning system to compare with.")
+    show_line(out, f"RTDOSE: {escape(str(path))}")

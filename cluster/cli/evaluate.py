@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.cli import options
-from cluster.cli.console import ExitCode, badge, err, out, print_json, progress_bar, show_notices
-from cluster.robustness import DoseFiles, RobustnessRequest, run_robustness
+from cluster.cli.console import ExitCode, badge, err, out, print_json, progress_bar, show_line, show_notices
+from cluster.robustness import RobustnessRequest, run_robustness
 from doseeng.engine import EngineSettings
 from robust.export import report_to_json
 from robust.result import GoalResult, RobustReport
@@ -26,8 +26,8 @@ Site = Annotated[
 ]
 SetupMm = Annotated[float | None, typer.Option("--setup-mm", min=0.0, help="Setup error instead of the site's.")]
 RangePercent = Annotated[float | None, typer.Option(min=0.0, max=20.0, help="Range error instead of the site's.")]
-Goals = Annotated[Path | None, typer.Option(help="Goals as TOML [default: V95 and D95 of every prescribed target].")]
-Report = Annotated[Path | None, typer.Option(help="HTML report to write [default: doseeng-report-<case>.html].")]
+Goals = Annotated[Path | None, typer.Option(help="Goals as TOML; without it V95% and D95% of every prescribed target.")]
+Report = Annotated[Path | None, typer.Option(help="HTML report to write instead of doseeng-report-CASE.html here.")]
 Doses = Annotated[
     Path | None, typer.Option("--doses", help="Folder for RTDOSE of nominal, worst scenario, voxel-wise min and max.")
 ]
@@ -57,6 +57,10 @@ def evaluate(
     The default is the clinical set of 28 scenarios (14 setup directions x range -/+) beside the nominal one. The
     verdict is UNEVALUABLE when a quality gate fails, such as a planning system's dose that the engine cannot reproduce.
     """
+    if doses is not None:
+        options.require_outside(case_dir, doses)
+        options.require_writable(doses / "nominal.dcm")
+    options.require_writable(report)
     with err.status("Reading the case", spinner="dots"):
         case = options.load_case(case_dir, plan, accept_patient_mismatch, gantry)
         settings = EngineSettings(spacing_mm=spacing)
@@ -64,7 +68,7 @@ def evaluate(
     request = RobustnessRequest(scenarios, site, setup_mm, range_percent, goals, seed)
     with progress_bar("Computing scenario doses", quiet=as_json) as progress:
         result, path = run_robustness(
-            prepared, request, report or Path(f"doseeng-report-{case.key}.html"), DoseFiles(doses), progress
+            prepared, request, report or Path(f"doseeng-report-{case.key}.html"), doses, progress
         )
     if as_json:
         print_json({**report_to_json(result), "report": str(path)})
@@ -86,9 +90,9 @@ def show_result(result: RobustReport, path: Path) -> None:
     out.print(table)
     out.print(f"Verdict {badge(result.verdict)}")
     for reason in result.reasons:
-        out.print(f"  • {escape(reason)}", highlight=False)
+        show_line(out, f"  • {escape(reason)}")
     out.print("[dim]Research and quality-assurance tool: it does not release a treatment.[/dim]")
-    out.print(f"Report: {path}")
+    show_line(out, f"Report: {escape(str(path))}")
 
 
 def _cells(result: GoalResult, report: RobustReport) -> tuple[str, ...]:
@@ -97,8 +101,8 @@ def _cells(result: GoalResult, report: RobustReport) -> tuple[str, ...]:
     return (
         escape(goal.name),
         f"{goal.relation} {goal.limit:g} {goal.unit}",
-        f"{result.values[0]:.2f} ± {result.band:.2f}",
-        f"{result.values[result.worst_index]:.2f}",
+        f"{result.values[0]:.2f}",
+        f"{result.values[result.worst_index]:.2f} ± {result.band:.2f}",
         escape(worst),
         f"{100 * result.passed:.0f} %",
         badge(result.status),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.cli import options
-from cluster.cli.console import out, print_json, progress_bar, show_notices
+from cluster.cli.console import out, print_json, progress_bar, show_line, show_notices
 from doseeng.errors import Notice
 from doseeng.machines.commission import commission_proton
 from doseeng.machines.file import machine_hash, write_machine
@@ -23,7 +24,7 @@ app = typer.Typer(no_args_is_help=True, help="Beam models: list, show, import, c
 importers = typer.Typer(no_args_is_help=True, help="Import a beam model from another program's data.")
 app.add_typer(importers, name="import")
 
-Name = Annotated[str | None, typer.Option(help="Name of the new machine [default: from the file].")]
+Name = Annotated[str | None, typer.Option(help="Name of the new machine; without it from the file.")]
 Alias = Annotated[list[str] | None, typer.Option(help="Treatment machine name of plans that this model stands for.")]
 Out = Annotated[Path | None, typer.Option("--out", help="File to write instead of installing for this user.")]
 
@@ -33,7 +34,8 @@ def list_(folder: options.MachineFolder = None, as_json: options.Json = False) -
     """List the machines that plans can use."""
     entries, notices = list_machines(folder or [])
     if as_json:
-        print_json({"machines": [_summary(e.machine) | {"file": str(e.path)} for e in entries]})
+        machines = [_summary(e.machine) | {"file": str(e.path)} for e in entries]
+        print_json({"machines": machines, "notices": [asdict(n) for n in notices]})
         return
     table = Table()
     for heading in ("name", "version", "stands for", "energies MeV", "range mm", "file"):
@@ -42,7 +44,9 @@ def list_(folder: options.MachineFolder = None, as_json: options.Json = False) -
         m = entry.machine
         energies = f"{m.energy_mev[0]:g} – {m.energy_mev[-1]:g} ({len(m.energy_mev)})"
         ranges = f"{m.range_mm[0]:.0f} – {m.range_mm[-1]:.0f}"
-        table.add_row(escape(m.name), m.version, escape(", ".join(m.aliases)), energies, ranges, entry.path.name)
+        table.add_row(
+            escape(m.name), escape(m.version), escape(", ".join(m.aliases)), energies, ranges, escape(entry.path.name)
+        )
     out.print(table)
     show_notices(notices)
 
@@ -99,10 +103,11 @@ def from_mcsquare(
     name: Name = None,
     alias: Alias = None,
     output: Out = None,
+    as_json: options.Json = False,
 ) -> None:
     """From MCsquare beam data and a depth-dose table."""
     machine, notices = import_mcsquare(beam_data, depth_doses, name=name)
-    _keep(machine, notices, alias, output)
+    _keep(machine, notices, alias, output, as_json)
 
 
 @importers.command("matrad")
@@ -112,10 +117,11 @@ def from_matrad(
     name: Name = None,
     alias: Alias = None,
     output: Out = None,
+    as_json: options.Json = False,
 ) -> None:
     """From a matRad or pyRadPlan machine file."""
     machine, notices = import_matrad(file, focus=focus, name=name)
-    _keep(machine, notices, alias, output)
+    _keep(machine, notices, alias, output, as_json)
 
 
 @importers.command("dcpt")
@@ -125,58 +131,67 @@ def from_dcpt(
         tuple[float, float], typer.Option(help="Virtual source distances x y in mm, as plans state them (300A,030A).")
     ],
     base: Annotated[str, typer.Option(help="Machine whose depth doses and halo are taken.")] = "generic-pbs",
+    folder: options.MachineFolder = None,
     name: Name = None,
     alias: Alias = None,
     output: Out = None,
+    as_json: options.Json = False,
 ) -> None:
     """From a DCPT beam model: optics and protons per MU, with the depth doses of a base machine."""
-    machine, notices = import_dcpt(file, base=find_machine(base), source_distance_mm=source_distance_mm, name=name)
-    _keep(machine, notices, alias, output)
+    machine, notices = import_dcpt(
+        file, base=find_machine(base, folder or []), source_distance_mm=source_distance_mm, name=name
+    )
+    _keep(machine, notices, alias, output, as_json)
 
 
 @app.command()
 def commission(
     beam_data: Annotated[Path, typer.Argument(help="MCsquare beam data text (BDL): optics, spread, protons per MU.")],
     water_scans: Annotated[Path, typer.Argument(help=".npz with depth doses and lateral profiles in water.")],
-    name: Annotated[str, typer.Option(help="Name of the new machine.")] = "generic-pbs",
+    name: Annotated[str, typer.Option(help="Name of the new machine.")],
     alias: Alias = None,
     output: Out = None,
     as_json: options.Json = False,
 ) -> None:
     """Fit a machine to water scans and report how well it meets them.
 
-    With the beam data and scans that the shipped `generic-pbs` was made from, this reproduces its file byte for byte.
+    With the beam data and scans that the shipped `generic-pbs` was made from, its name and `--alias generic`, this
+    reproduces its file byte for byte.
     """
     with progress_bar("Fitting the halo", quiet=as_json) as progress:
         machine, residuals, notices = commission_proton(beam_data, water_scans, name, progress)
-    if as_json:
-        _store(machine, alias, output)
-        print_json({"machine": _summary(machine), "residuals": [asdict(r) for r in residuals]})
-        return
-    table = Table(title="Residuals against the water scans", title_justify="left")
-    for heading in ("MeV", "range mm", "profiles, rms % of each maximum", "depth dose, worst % of maximum"):
-        table.add_column(heading, justify="right")
-    for r in residuals:
-        cells = (f"{r.range_mm:.2f}", f"{r.profile_percent:.2f}", f"{r.depth_dose_percent:.2f}")
-        table.add_row(f"{r.energy_mev:g}", *cells)
-    out.print(table)
-    _keep(machine, notices, alias, output)
+    if not as_json:
+        table = Table(title="Residuals against the water scans", title_justify="left")
+        for heading in ("MeV", "range mm", "profiles, rms % of each maximum", "depth dose, worst % of maximum"):
+            table.add_column(heading, justify="right")
+        for r in residuals:
+            cells = (f"{r.range_mm:.2f}", f"{r.profile_percent:.2f}", f"{r.depth_dose_percent:.2f}")
+            table.add_row(f"{r.energy_mev:g}", *cells)
+        out.print(table)
+    _keep(machine, notices, alias, output, as_json, residuals=[asdict(r) for r in residuals])
 
 
 def _keep(
-    machine: ProtonMachine, notices: list[Notice] | tuple[Notice, ...], alias: list[str] | None, output: Path | None
+    machine: ProtonMachine,
+    notices: Sequence[Notice],
+    alias: list[str] | None,
+    output: Path | None,
+    as_json: bool,
+    **more: object,
 ) -> None:
-    path = _store(machine, alias, output)
-    show_notices(notices)
-    out.print(f"Machine '{escape(machine.name)}' ({len(machine.energy_mev)} energies) written to {path}")
-
-
-def _store(machine: ProtonMachine, alias: list[str] | None, output: Path | None) -> Path:
+    """Write the machine where it is wanted and tell about it."""
     named = replace(machine, aliases=tuple(alias or machine.aliases))
     if output is None:
-        return install_machine(named)
-    write_machine(named, output)
-    return output
+        path = install_machine(named)
+    else:
+        path = output
+        write_machine(named, path)
+    if as_json:
+        told = {"machine": _summary(named), "file": str(path), "notices": [asdict(n) for n in notices]}
+        print_json({**told, **more})
+        return
+    show_notices(notices)
+    show_line(out, f"Machine '{escape(named.name)}' ({len(named.energy_mev)} energies) written to {escape(str(path))}")
 
 
 def _summary(machine: ProtonMachine) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +43,27 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON for
 DEFAULT_HU_TABLE = DEFAULT_TABLE
 
 
+def require_outside(case_dir: Path, output: Path) -> None:
+    """ConfigError for a dose inside the case's own folder."""
+    if output.resolve().is_relative_to(case_dir.resolve()):
+        raise ConfigError(
+            f"'{output}' lies in the folder of the case, where a dose would be taken for the planning system's ; "
+            "choose a place outside"
+        )
+
+
+def require_writable(*files: Path | None) -> None:
+    """ConfigError for the first file that could not be written; asked before minutes of computing."""
+    for file in files:
+        if file is None:
+            continue
+        if file.is_dir():
+            raise ConfigError(f"cannot write '{file}': it is a folder; give the name of a file in it")
+        existing = next(folder for folder in file.absolute().parents if folder.exists())
+        if not (existing.is_dir() and os.access(existing, os.W_OK)):
+            raise ConfigError(f"cannot write '{file}': '{existing}' is no folder that this user may write to")
+
+
 def load_case(folder: Path, plan_uid: str | None, accept_mismatch: bool, gantry: list[str] | None) -> Case:
     """The case of a folder, with gantry angles overridden where asked; each override is a notice."""
     case = read_case(folder, plan_uid, accept_patient_mismatch=accept_mismatch)
@@ -72,6 +95,9 @@ def prepare_case(
 def _gantry_override(text: str) -> tuple[int, float]:
     number, _, angle = text.partition("=")
     try:
-        return int(number), float(angle) % 360.0
+        beam, degrees = int(number), float(angle)
     except ValueError as error:
         raise ConfigError(f"--gantry {text}: expected BEAM=DEGREES such as 1=90") from error
+    if not math.isfinite(degrees):
+        raise ConfigError(f"--gantry {text}: the angle must be a finite number of degrees")
+    return beam, degrees % 360.0

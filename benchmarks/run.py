@@ -1,0 +1,29 @@
+"""Every benchmark on the reference data, one after the other: `make bench` or `python -m benchmarks.run [DATA]`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmarks import accuracy, dcpt, dvh, gamma, speed
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def main() -> int:
+    """Run all; the exit code is the worst of theirs."""
+    data = Path(sys.argv[1]) if len(sys.argv) > 1 else DATA
+    if not data.is_dir():
+        print(f"reference data not found in {data}; give its folder", file=sys.stderr)
+        return 1
+    return max(
+        accuracy.main(["proton", str(data / "proton_mc")]),
+        dcpt.main([str(data / "dicom" / "dcpt_proton_slab.zip")]),
+        dvh.main([str(data)]),
+        gamma.main([]),
+        speed.main(["proton"]),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
