@@ -11,7 +11,7 @@ import typer
 from cluster.cli.console import err, out, print_json, progress_bar
 from cluster.cli.evaluate import show_result
 from cluster.cli.options import Json, require_writable
-from cluster.demo import write_demo_case
+from cluster.demo import GOALS, write_demo_case
 from cluster.robustness import RobustnessRequest, run_robustness
 from doseeng.dicom.case import read_case
 from doseeng.engine import prepare
@@ -36,7 +36,7 @@ def demo(
     with err.status("Reading it back as any clinic's", spinner="dots"):
         prepared = prepare(read_case(folder))
     with progress_bar("Computing scenario doses", quiet=as_json) as bar:
-        result, path = run_robustness(prepared, RobustnessRequest(site="lung"), report, progress=bar)
+        result, path = run_robustness(prepared, RobustnessRequest(site="lung", goals=GOALS), report, progress=bar)
     if as_json:
         print_json({**report_to_json(result), "report": str(path)})
         return
