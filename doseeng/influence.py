@@ -20,20 +20,20 @@ from doseeng._kernels.proton import halo_step, scatter_step
 from doseeng.beamseye import Frustum, TracedRays, frustum_around, trace_rays
 from doseeng.errors import GeometryError
 from doseeng.grid import BeamFrame, beam_frame
+from doseeng.layers import (
+    PROTONS_PER_UNIT,
+    TABLE_STEP_MM,
+    BeamPart,
+    LayerTables,
+    beam_parts,
+    layer_tables,
+    part_variance,
+)
 from doseeng.machines import lookup
 from doseeng.machines.model import ProtonMachine
 from doseeng.materials import MaterialMaps
 from doseeng.plan import ProtonBeam
-from doseeng.proton import (
-    PROTONS_PER_UNIT,
-    TABLE_STEP_MM,
-    _entrance_slice,
-    _Part,
-    _part_variance,
-    _parts,
-    _Tables,
-    _tables,
-)
+from doseeng.proton import central_entrance_mm, entrance_slice
 from doseeng.scenario import NOMINAL, Scenario
 
 Array = npt.NDArray[np.float64]
@@ -92,12 +92,12 @@ def influence_matrix(
     """
     isocenter = np.asarray(beam.isocenter_mm) + np.asarray(scenario.isocenter_shift_mm)
     frame = beam_frame(isocenter, beam.gantry_deg, beam.couch_deg, patient_position)
-    parts = _parts(beam, machine)
+    parts = beam_parts(beam, machine)
     all_points = np.asarray(points_mm, dtype=np.float64).reshape(-1, 3)
     points = _points_in_reach(all_points, frame, beam, machine)
     frustum = _frustum(points, frame, machine, maps, settings)
     rays = trace_rays(frustum, frame, maps.rsp, maps.scattering, scenario.rsp_scale)
-    first = _entrance_slice(rays, beam)
+    first = entrance_slice(rays, beam)
     position = np.column_stack(
         [
             (points.uv_mm - np.asarray(frustum.first_uv_mm)) / frustum.pitch_mm,
@@ -108,8 +108,8 @@ def influence_matrix(
     amplitude = np.empty((n_layer, COMPONENTS, len(position)), dtype=np.float32)
     curvature = np.empty((n_layer, COMPONENTS, 2, len(position)), dtype=np.float32)
     for part in parts:
-        tables = _tables(part, machine, beam.range_shifter, float(frustum.slice_center_mm[first]))
-        optics = _part_variance(part, machine, points.z_mm, beam.range_shifter).swapaxes(0, 1)
+        tables = layer_tables(part, machine, beam.range_shifter, central_entrance_mm(frustum, rays, beam))
+        optics = part_variance(part, machine, points.z_mm, beam.range_shifter).swapaxes(0, 1)
         width = _widths(frustum, rays, tables, position, first)[..., None]
         # A spot of optical variance o is spread by w: its protons at a point come from a ray o w / (o + w) around it.
         blur = np.sqrt(optics * width / (optics + width)) / (points.magnification * frustum.pitch_mm)
@@ -151,7 +151,7 @@ def _frustum(
     return frustum_around(frame, maps.rsp.grid, box, source, settings.pitch_mm, settings.slice_mm)
 
 
-def _widths(frustum: Frustum, rays: TracedRays, tables: _Tables, position: Float32, first: int) -> Float32:
+def _widths(frustum: Frustum, rays: TracedRays, tables: LayerTables, position: Float32, first: int) -> Float32:
     """(column, point) variance that the patient adds at each point, mm2: the engine's march, read off along the way."""
     n_slice, n_v, n_u = frustum.shape
     n_column = tables.cumulative.shape[1]
@@ -179,7 +179,7 @@ def _widths(frustum: Frustum, rays: TracedRays, tables: _Tables, position: Float
 
 
 def _set_gaussians(
-    part: _Part, machine: ProtonMachine, dose: Float32, variance: Array, amplitude: Float32, curvature: Float32
+    part: BeamPart, machine: ProtonMachine, dose: Float32, variance: Array, amplitude: Float32, curvature: Float32
 ) -> None:
     """Peaks and curvatures of the Gaussians that `part` stands for; variance: (column, point, 2)."""
     n_layer = len(amplitude)

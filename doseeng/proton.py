@@ -17,23 +17,18 @@ import numpy.typing as npt
 from doseeng._kernels.proton import deposit_slice, halo_step, largest_variance, scatter_step
 from doseeng._kernels.spread import spread_bins
 from doseeng.beamseye import Frustum, TracedRays, add_to_grid, frustum_around, trace_rays
-from doseeng.errors import GeometryError, MachineError
+from doseeng.errors import GeometryError
 from doseeng.grid import BeamFrame, Grid, beam_frame
+from doseeng.layers import TABLE_STEP_MM, BeamPart, LayerTables, beam_parts, layer_tables, part_variance
 from doseeng.machines import lookup
 from doseeng.machines.model import ProtonMachine
 from doseeng.materials import MaterialMaps
-from doseeng.plan import ProtonBeam, RangeShifter
+from doseeng.plan import ProtonBeam
 from doseeng.scenario import NOMINAL, Scenario
 
 Array = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 
-PROTONS_PER_UNIT: Final = 1e9
-"""Depth doses are tabulated per this many protons."""
-TABLE_STEP_MM: Final = 0.25
-"""Depth step of the layer tables; the sharpest Bragg peak (70 MeV) is about 1.5 mm wide."""
-TABLE_END: Final = 1.25
-"""Tables reach this far beyond the deepest range; nothing is left there."""
 LATERAL_SIGMAS: Final = 4.0
 """Core rays reach this many standard deviations beyond the outermost spots."""
 WIDE_SIGMAS: Final = 3.0
@@ -42,11 +37,6 @@ WATER_SPREAD: Final = 0.03
 """Multiple scattering in water ends at 2.2 % of the range (Gottschalk 2010); lung and gaps add to it."""
 ENTRANCE_WET_MM: Final = 1.0
 """A ray has entered the patient after this much water-equivalent depth."""
-GAP_GROWTH: Final = 1.5
-"""Secondaries born evenly along a path d with one angle have width sigma = angle d / sqrt(3) behind it; where none are
-born (gaps, nearly so in lung) they spread on with d(sigma)/dz = angle sqrt(3) / 2 = 1.5 sigma / d."""
-MIN_BIRTH_PATH_MM: Final = 20.0
-"""Near the surface the halo's few secondaries have no path yet that tells their angle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,39 +52,6 @@ class ProtonSettings:
     width_bins: int = 12
     wide_pitch_mm: float = 4.5
     wide_bins: int = 8
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
-    """Layers that march together. Arrays are (n_layer,) unless said.
-
-    energy_mev; gaussian: which optical Gaussian; spots: indices of the spots per layer; protons: 1e9 protons per
-    fraction of each of these spots. wide: halo of Gaussian 0 and all of Gaussian 1; otherwise the core of Gaussian 0.
-    """
-
-    energy_mev: Array
-    gaussian: npt.NDArray[np.intp]
-    spots: tuple[npt.NDArray[np.intp], ...]
-    protons: tuple[Array, ...]
-    wide: bool
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Tables:
-    """By water-equivalent depth behind the range shifter, each (n_wet, n_layer) float32.
-
-    cumulative: dose up to a depth; share: part of it that belongs to this layer. Core: power, scattering power of
-    water. Wide: slope, growth of the halo's width per mm of water; angle, per mm beyond that; extra: further variance;
-    first_sigma (n_layer,): width on entering, empty for the core.
-    """
-
-    cumulative: Float32
-    share: Float32
-    power: Float32
-    slope: Float32
-    angle: Float32
-    extra: Float32
-    first_sigma: Float32
 
 
 def beam_dose(
@@ -113,48 +70,29 @@ def beam_dose(
     isocenter = np.asarray(beam.isocenter_mm) + np.asarray(scenario.isocenter_shift_mm)
     frame = beam_frame(isocenter, beam.gantry_deg, beam.couch_deg, patient_position)
     dose = np.zeros(grid.shape, dtype=np.float32)
-    for part in _parts(beam, machine):
+    for part in beam_parts(beam, machine):
         if any(p.any() for p in part.protons):
             _add_part(part, beam, machine, maps, frame, scenario.rsp_scale, settings, grid, dose)
     return dose
 
 
-def _parts(beam: ProtonBeam, machine: ProtonMachine) -> tuple[_Part, _Part]:
-    energy, layer = np.unique(beam.spot_energy_mev, return_inverse=True)
-    low, high = machine.energy_mev[0], machine.energy_mev[-1]
-    outside = energy[(energy < low - 1e-3) | (energy > high + 1e-3)]
-    if len(outside):
-        raise MachineError(
-            f"beam {beam.number} '{beam.name}': energy {outside[0]:g} MeV is outside machine '{machine.name}' "
-            f"({low:g} to {high:g} MeV); choose another machine with --machine"
-        )
-    protons = beam.spot_mu * lookup.rows_at(machine, machine.protons_per_mu, energy)[layer] / PROTONS_PER_UNIT
-    second = lookup.rows_at(machine, machine.optics.weight, energy)
-    spots = tuple(np.flatnonzero(layer == i) for i in range(len(energy)))
-    first = tuple(protons[s] * (1.0 - w) for s, w in zip(spots, second, strict=True))
-    wide = tuple(protons[s] * w for s, w in zip(spots, second, strict=True))
-    n = len(energy)
-    core = _Part(energy, np.zeros(n, dtype=np.intp), spots, first, wide=False)
-    return core, _Part(np.tile(energy, 2), np.repeat([0, 1], n), spots + spots, first + wide, wide=True)
-
-
 def _add_part(
-    part: _Part, beam: ProtonBeam, machine: ProtonMachine, maps: MaterialMaps, frame: BeamFrame, rsp_scale: float,
+    part: BeamPart, beam: ProtonBeam, machine: ProtonMachine, maps: MaterialMaps, frame: BeamFrame, rsp_scale: float,
     settings: ProtonSettings, grid: Grid, dose: Float32,
 ) -> None:  # fmt: skip
     """Add the dose of one part of the beam to `dose`."""
     sigmas = WIDE_SIGMAS if part.wide else LATERAL_SIGMAS
     pitch = settings.wide_pitch_mm if part.wide else settings.pitch_mm
-    largest = _part_variance(part, machine, np.zeros(1), beam.range_shifter).max()
+    largest = part_variance(part, machine, np.zeros(1), beam.range_shifter).max()
     margin = sigmas * np.sqrt(largest + (WATER_SPREAD * lookup.range_at(machine, part.energy_mev).max()) ** 2)
     low, high = beam.spot_uv_mm.min(axis=0) - margin, beam.spot_uv_mm.max(axis=0) + margin
     box = (low[0], high[0], low[1], high[1])
     frustum = frustum_around(frame, maps.rsp.grid, box, machine.source_distance_mm, pitch, settings.slice_mm)
     rays = trace_rays(frustum, frame, maps.rsp, maps.scattering, rsp_scale)
-    first = _entrance_slice(rays, beam)
-    tables = _tables(part, machine, beam.range_shifter, _central_entrance_mm(frustum, rays, beam))
+    first = entrance_slice(rays, beam)
+    tables = layer_tables(part, machine, beam.range_shifter, central_entrance_mm(frustum, rays, beam))
     span = (first, _last_slice(rays, len(tables.cumulative)))
-    variance = _part_variance(part, machine, frustum.slice_center_mm, beam.range_shifter)
+    variance = part_variance(part, machine, frustum.slice_center_mm, beam.range_shifter)
     square = frustum.magnification[:, None, :] ** 2
     narrowest = (variance / square)[slice(*span)].min(axis=0)
     residual = np.maximum(variance - narrowest * square, 0.0).astype(np.float32)
@@ -168,56 +106,7 @@ def _add_part(
     add_to_grid(values, frustum, frame, grid, dose)
 
 
-def _part_variance(part: _Part, machine: ProtonMachine, z_mm: Array, shifter: RangeShifter | None) -> Array:
-    """(n_z, n_layer, 2) optical variance of every layer of the part."""
-    out = np.empty((len(z_mm), len(part.energy_mev), 2))
-    for gaussian in np.unique(part.gaussian):
-        of = part.gaussian == gaussian
-        out[:, of] = lookup.optics_variance(machine, part.energy_mev[of], int(gaussian), z_mm, shifter)
-    return out
-
-
-def _tables(part: _Part, machine: ProtonMachine, shifter: RangeShifter | None, entrance_mm: float) -> _Tables:
-    """Layer tables; entrance_mm is the gantry z where the beam enters the patient."""
-    before = shifter.wet_mm if shifter else 0.0
-    gap = max(shifter.downstream_face_mm - entrance_mm, 0.0) if shifter else 0.0
-    deepest = max(lookup.range_at(machine, part.energy_mev).max() * TABLE_END - before, 1.0)
-    edges = before + np.arange(0.0, deepest + TABLE_STEP_MM, TABLE_STEP_MM)
-    middle = edges + 0.5 * TABLE_STEP_MM
-    columns, first_sigma = [], []
-    for energy, gaussian in zip(part.energy_mev, part.gaussian, strict=True):
-        dose = lookup.depth_dose_at(machine, energy, middle) * TABLE_STEP_MM
-        cumulative = np.concatenate([[0.0], np.cumsum(dose)[:-1]])
-        share, sigma = lookup.halo_at(machine, energy, middle)
-        zero = np.zeros_like(share)
-        if not part.wide:
-            power = lookup.scattering_power_at(machine, energy, middle)
-            columns.append((cumulative, 1.0 - share, power, zero, zero, zero))
-        elif gaussian == 0:
-            extra = _gap_variance(machine, energy, share, before, gap)
-            angle = GAP_GROWTH * sigma / np.maximum(middle, MIN_BIRTH_PATH_MM)
-            columns.append((cumulative, share, zero, np.gradient(sigma, TABLE_STEP_MM), angle, extra))
-            first_sigma.append(sigma[0])
-        else:
-            scattered = (1.0 - share) * lookup.water_scatter_variance(machine, energy, middle) + share * sigma**2
-            columns.append((cumulative, np.ones_like(share), zero, zero, zero, scattered))
-            first_sigma.append(0.0)
-    by_table = np.ascontiguousarray(np.array(columns, dtype=np.float32).transpose(1, 2, 0))
-    names = ("cumulative", "share", "power", "slope", "angle", "extra")
-    named = dict(zip(names, by_table, strict=True))
-    return _Tables(**named, first_sigma=np.array(first_sigma, dtype=np.float32))
-
-
-def _gap_variance(machine: ProtonMachine, energy_mev: float, share: Array, before_mm: float, gap_mm: float) -> Array:
-    """Variance that halo born in the range shifter gains in the gap behind it, times its part of the halo."""
-    if before_mm <= 0.0:
-        return np.zeros_like(share)
-    born, sigma = lookup.halo_at(machine, energy_mev, np.array([before_mm]))
-    part = np.minimum(born / np.maximum(share, 1e-9), 1.0)
-    return part * ((sigma + GAP_GROWTH * sigma / before_mm * gap_mm) ** 2 - sigma**2)
-
-
-def _entrance_slice(rays: TracedRays, beam: ProtonBeam) -> int:
+def entrance_slice(rays: TracedRays, beam: ProtonBeam) -> int:
     """The slice in front of the first where a ray has entered the patient."""
     entered = np.flatnonzero(rays.wet_mm.max(axis=(1, 2)) > ENTRANCE_WET_MM)
     if not len(entered):
@@ -228,7 +117,7 @@ def _entrance_slice(rays: TracedRays, beam: ProtonBeam) -> int:
     return max(int(entered[0]) - 1, 0)
 
 
-def _central_entrance_mm(frustum: Frustum, rays: TracedRays, beam: ProtonBeam) -> float:
+def central_entrance_mm(frustum: Frustum, rays: TracedRays, beam: ProtonBeam) -> float:
     """Gantry z where the ray through the middle of the spots enters the patient."""
     u, v = beam.spot_uv_mm.mean(axis=0)
     middle = rays.wet_mm[:, int(np.abs(frustum.v_mm - v).argmin()), int(np.abs(frustum.u_mm - u).argmin())]
@@ -241,7 +130,7 @@ def _last_slice(rays: TracedRays, n_wet: int) -> int:
     return int(alive[-1]) + 1
 
 
-def _fluence(frustum: Frustum, part: _Part, spot_uv_mm: Array, variance: Array) -> Float32:
+def _fluence(frustum: Frustum, part: BeamPart, spot_uv_mm: Array, variance: Array) -> Float32:
     """(n_v, n_u, n_layer) 1e9 protons per mm2 of the isocentre plane; variance (n_layer, 2) of the spots there."""
     out = np.empty((*frustum.shape[1:], len(part.energy_mev)), dtype=np.float32)
     for i, (spots, protons) in enumerate(zip(part.spots, part.protons, strict=True)):
@@ -256,7 +145,7 @@ def _gaussian(x_mm: Array, center_mm: Array, variance: float) -> Array:
 
 
 def _march(
-    frustum: Frustum, rays: TracedRays, tables: _Tables, fluence: Float32, residual: Float32, span: tuple[int, int],
+    frustum: Frustum, rays: TracedRays, tables: LayerTables, fluence: Float32, residual: Float32, span: tuple[int, int],
     n_bins: int,
 ) -> Float32:  # fmt: skip
     """(n_slice, n_v, n_u) deposits, spread: Gy mm2 per 1e9 protons times fluence."""

@@ -71,6 +71,13 @@ def badge(verdict: Verdict) -> str:
 @contextmanager
 def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr; the yielded function takes (done, total)."""
+    with staged_progress_bar(quiet) as tell:
+        yield lambda done, total: tell(title, done, total)
+
+
+@contextmanager
+def staged_progress_bar(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for work in stages; the yielded function takes (stage, done, total)."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -79,5 +86,5 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[[int, int
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=err, disable=quiet, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task("", total=None)
+        yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total)

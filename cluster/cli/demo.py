@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.console import err, out, print_json, progress_bar
+from cluster.cli.console import err, out, print_json, progress_bar, staged_progress_bar
 from cluster.cli.evaluate import show_result
 from cluster.cli.options import Json, require_writable
 from cluster.demo import GOALS, write_demo_case
@@ -31,8 +31,8 @@ def demo(
     start = time.perf_counter()
     if not as_json:
         err.print(f"Making a synthetic thorax with a lung tumour and a three-field proton plan in {folder}/ ...")
-    with progress_bar("Planning", quiet=as_json) as bar:
-        write_demo_case(folder, lambda _what, done, total: bar(done, total))
+    with staged_progress_bar(quiet=as_json) as tell:
+        write_demo_case(folder, lambda stage, done, total: tell(f"Planning: {stage}", done, total))
     with err.status("Reading it back as any clinic's", spinner="dots"):
         prepared = prepare(read_case(folder))
     with progress_bar("Computing scenario doses", quiet=as_json) as bar:

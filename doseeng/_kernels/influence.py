@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit, prange
 
 from doseeng._kernels.interp import trilinear
-from doseeng._kernels.proton import MIN_STEP_WET_MM, _at
+from doseeng._kernels.proton import MIN_STEP_WET_MM, dose_up_to
 
 EXPONENT_LIMIT = np.float32(14.0)
 """A Gaussian is not followed beyond exp(-14), a millionth of its peak."""
@@ -67,7 +67,7 @@ def depth_dose(cumulative, share, table_step, wet, position, blur, out):
                     length = max(_depth(wet, u, v, below) - top, MIN_STEP_WET_MM)
                     first, last = top / table_step, (top + length) / table_step
                     index = min(int(HALF * (first + last)), n_wet - 1)
-                    released = _at(cumulative, last, c) - _at(cumulative, first, c)
+                    released = dose_up_to(cumulative, last, c) - dose_up_to(cumulative, first, c)
                     total += WEIGHTS[p] * WEIGHTS[q] * share[index, c] * released / length
             out[c, n] = total
 

@@ -83,7 +83,7 @@ def largest_variance(cumulative, table_step, wet_top, fluence, width_variance, r
 
 
 @njit(cache=True, inline="always")
-def _at(cumulative, position, layer):
+def dose_up_to(cumulative, position, layer):
     last = cumulative.shape[0] - 1
     if position >= last:
         return cumulative[last, layer]
@@ -116,7 +116,7 @@ def deposit_slice(
             for l in range(n_layer):
                 if fluence[iv, iu, l] < MIN_FLUENCE:
                     continue
-                released = _at(cumulative, last, l) - _at(cumulative, first, l)
+                released = dose_up_to(cumulative, last, l) - dose_up_to(cumulative, first, l)
                 if released <= ZERO:
                     continue
                 weight = fluence[iv, iu, l] * share[index, l] * released / length

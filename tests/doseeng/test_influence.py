@@ -8,11 +8,12 @@ import pytest
 from doseeng.errors import GeometryError, MachineError
 from doseeng.grid import Grid, Volume, beam_frame
 from doseeng.influence import InfluenceSettings, influence_matrix
+from doseeng.layers import PROTONS_PER_UNIT
 from doseeng.machines import lookup
 from doseeng.machines.library import find_machine
 from doseeng.materials import MaterialMaps
 from doseeng.plan import ProtonBeam, RangeShifter
-from doseeng.proton import PROTONS_PER_UNIT, ProtonSettings, beam_dose
+from doseeng.proton import ProtonSettings, beam_dose
 from doseeng.scenario import NOMINAL, Scenario
 
 FINE = ProtonSettings(pitch_mm=1.0, slice_mm=0.5)
