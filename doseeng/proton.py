@@ -154,7 +154,7 @@ def _march(
     out = np.zeros(frustum.shape, dtype=np.float32)
     bins = np.empty((n_bins, n_v, n_u), dtype=np.float32)
     moments = np.empty((n_v, n_bins, 2), dtype=np.float32)
-    work = np.empty((n_v, n_u), dtype=np.float32)
+    work = np.empty_like(bins)
     width = np.zeros((n_v, n_u, n_layer), dtype=np.float32)
     rows = np.empty(n_v, dtype=np.float32)
     slope = (frustum.u_mm / frustum.source_mm[0]) ** 2 + (frustum.v_mm[:, None] / frustum.source_mm[1]) ** 2

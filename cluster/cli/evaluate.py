@@ -81,9 +81,9 @@ def show_result(result: RobustReport, path: Path) -> None:
     """The verdict table and where the report is."""
     show_notices(result.notices)
     table = Table(title=f"Plan '{escape(result.plan_label)}' · {len(result.scenarios)} doses", title_justify="left")
-    table.add_column("goal")
+    table.add_column("goal", overflow="fold")
     for heading in ("limit", "nominal", "worst", "in scenario", "scenarios met"):
-        table.add_column(heading, justify="left" if heading == "in scenario" else "right")
+        table.add_column(heading, justify="left" if heading == "in scenario" else "right", overflow="fold")
     table.add_column("status")
     for goal in result.goals:
         table.add_row(*_cells(goal, result))

@@ -31,53 +31,54 @@ def gaussian_taps(variance_px):
 
 
 @njit(cache=True, parallel=True)
-def _rows(values, taps, out):
-    # Convolve along the last axis.
-    n_v, n_u = values.shape
-    radius = taps.size - 1
-    for iv in prange(n_v):
-        for iu in range(n_u):
-            out[iv, iu] = taps[0] * values[iv, iu]
-        for t in range(1, radius + 1):
-            w = taps[t]
+def _convolve(bins, taps, radius, work, out):
+    """Convolve every bin along u into work, then along v into out; taps: (bin, 2, tap), radius: (bin, 2), -1: empty.
+
+    One parallel region for all bins of a step: starting threads costs as much as convolving one bin.
+    """
+    n_bin, n_v, n_u = bins.shape
+    for job in prange(n_bin * n_v):
+        b, iv = job // n_v, job % n_v
+        for iu in range(n_u if radius[b, 0] >= 0 else 0):
+            work[b, iv, iu] = taps[b, 0, 0] * bins[b, iv, iu]
+        for t in range(1, radius[b, 0] + 1):
+            w = taps[b, 0, t]
             for iu in range(t, n_u):
-                out[iv, iu] += w * values[iv, iu - t]
+                work[b, iv, iu] += w * bins[b, iv, iu - t]
             for iu in range(n_u - t):
-                out[iv, iu] += w * values[iv, iu + t]
-
-
-@njit(cache=True, parallel=True)
-def _columns_added(values, taps, out):
-    # Convolve along the first axis and add to out.
-    n_v, n_u = values.shape
-    radius = taps.size - 1
+                work[b, iv, iu] += w * bins[b, iv, iu + t]
     for iv in prange(n_v):
-        for iu in range(n_u):
-            out[iv, iu] += taps[0] * values[iv, iu]
-        for t in range(1, radius + 1):
-            w = taps[t]
-            if iv - t >= 0:
-                for iu in range(n_u):
-                    out[iv, iu] += w * values[iv - t, iu]
-            if iv + t < n_v:
-                for iu in range(n_u):
-                    out[iv, iu] += w * values[iv + t, iu]
+        for b in range(n_bin):
+            for iu in range(n_u if radius[b, 1] >= 0 else 0):
+                out[iv, iu] += taps[b, 1, 0] * work[b, iv, iu]
+            for t in range(1, radius[b, 1] + 1):
+                w = taps[b, 1, t]
+                if iv - t >= 0:
+                    for iu in range(n_u):
+                        out[iv, iu] += w * work[b, iv - t, iu]
+                if iv + t < n_v:
+                    for iu in range(n_u):
+                        out[iv, iu] += w * work[b, iv + t, iu]
 
 
 def spread_bins(bins, moments, sigma_step_mm, pixel_mm, work, out):
     """Add every width bin (bin, v, u), convolved with its Gaussian, to out (v, u).
 
     Bin b has mean variance (b sigma_step_mm)^2; moments: (row, bin, 2) sums of weight and weight x half the x-y
-    variance difference. pixel_mm: (x, y) lateral size of a pixel in this slice. work: (v, u) scratch.
+    variance difference. pixel_mm: (x, y) lateral size of a pixel in this slice. work: (bin, v, u) scratch.
     """
     totals = moments.sum(axis=0, dtype=np.float64)
-    for b in range(bins.shape[0]):
-        weight, excess = totals[b]
-        if weight <= 0.0:
-            continue
+    kernels = {}
+    for b in np.flatnonzero(totals[:, 0] > 0.0):
         variance = (b * float(sigma_step_mm)) ** 2
-        excess /= weight
-        taps_x = gaussian_taps(max(variance + excess, 0.0) / pixel_mm[0] ** 2)
-        taps_y = gaussian_taps(max(variance - excess, 0.0) / pixel_mm[1] ** 2)
-        _rows(bins[b], taps_x, work)
-        _columns_added(work, taps_y, out)
+        excess = totals[b, 1] / totals[b, 0]
+        kernels[b, 0] = gaussian_taps(max(variance + excess, 0.0) / pixel_mm[0] ** 2)
+        kernels[b, 1] = gaussian_taps(max(variance - excess, 0.0) / pixel_mm[1] ** 2)
+    if not kernels:
+        return
+    taps = np.zeros((len(bins), 2, max(len(k) for k in kernels.values())), dtype=np.float32)
+    radius = np.full((len(bins), 2), -1, dtype=np.int64)
+    for (b, axis), kernel in kernels.items():
+        taps[b, axis, : len(kernel)] = kernel
+        radius[b, axis] = len(kernel) - 1
+    _convolve(bins, taps, radius, work, out)

@@ -58,7 +58,7 @@ def test_spread_bins_conserve_and_add_variance(excess: float) -> None:
     moments[20, 3] = (2.0, 2.0 * excess)
     pixel = np.array([1.5, 1.7])
     out = np.full((41, 61), 0.25, dtype=np.float32)
-    spread_bins(bins, moments, np.float32(1.2), pixel, np.empty((41, 61), np.float32), out)
+    spread_bins(bins, moments, np.float32(1.2), pixel, np.empty_like(bins), out)
     total, var_x, var_y = image_moments(out - np.float32(0.25), (1.5, 1.7))
     assert total == pytest.approx(2.0, rel=1e-5)
     assert var_x == pytest.approx(12.96 + excess, rel=2.5e-3)
@@ -72,13 +72,13 @@ def test_spread_bins_add_up() -> None:
     moments = np.zeros((50, 4, 2), dtype=np.float32)
     moments[:, :, 0] = bins.sum(axis=2).T
     out = np.zeros((50, 50), dtype=np.float32)
-    spread_bins(bins, moments, np.float32(1.0), np.ones(2), np.empty((50, 50), np.float32), out)
+    spread_bins(bins, moments, np.float32(1.0), np.ones(2), np.empty_like(bins), out)
     assert out.sum(dtype=float) == pytest.approx(bins.sum(dtype=float), rel=1e-5)
     alone = np.zeros_like(out)
     for b in range(4):
         one, of_one = np.zeros_like(bins), np.zeros_like(moments)
         one[b], of_one[:, b] = bins[b], moments[:, b]
-        spread_bins(one, of_one, np.float32(1.0), np.ones(2), np.empty((50, 50), np.float32), alone)
+        spread_bins(one, of_one, np.float32(1.0), np.ones(2), np.empty_like(one), alone)
     np.testing.assert_allclose(out, alone, rtol=1e-5, atol=1e-7)
 
 
@@ -88,7 +88,7 @@ def test_convolution_is_cut_at_the_edges_not_wrapped() -> None:
     moments = np.zeros((9, 2, 2), dtype=np.float32)
     moments[0, 1, 0] = 1.0
     out = np.zeros((9, 9), dtype=np.float32)
-    spread_bins(bins, moments, np.float32(1.0), np.ones(2), np.empty((9, 9), np.float32), out)
+    spread_bins(bins, moments, np.float32(1.0), np.ones(2), np.empty_like(bins), out)
     taps = gaussian_taps(1.0)
     expected = np.zeros(9)
     expected[: len(taps)] = taps
