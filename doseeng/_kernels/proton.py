@@ -43,8 +43,11 @@ def scatter_step(power, table_step, wet_top, wet_bottom, scattering, fluence, st
 
 @njit(cache=True, parallel=True)
 def halo_step(slope, angle, extra, table_step, wet_top, wet_bottom, fluence, step_mm, sigma, width_variance):
-    """Advance the halo's width through one slice: as in water by water-equivalent length, and by the secondaries'
-    angle for what the slice is longer (lung, gaps) or shorter (bone) than that once the ray has entered the patient.
+    """Advance the halo's width through one slice.
+
+    It grows as in water per water-equivalent millimetre, but never over more than the slice's length (dense matter is
+    water scaled down); where the slice is longer than that (lung, gaps), secondaries fly on at their angle, once the
+    ray has entered the patient.
 
     slope: (n_wet, layer) growth in water per mm. angle: (n_wet, layer) growth per mm without new secondaries. extra:
     (n_wet, layer) variance added at each depth. sigma: (v, u, layer) at the slice's upper face, updated to the lower.
@@ -55,12 +58,12 @@ def halo_step(slope, angle, extra, table_step, wet_top, wet_bottom, fluence, ste
     for iv in prange(n_v):
         for iu in range(n_u):
             wet = wet_bottom[iv, iu] - wet_top[iv, iu]
-            longer = step_mm[iv, iu] - wet if wet_top[iv, iu] > ENTERED_WET_MM else ZERO
+            longer = max(step_mm[iv, iu] - wet, ZERO) if wet_top[iv, iu] > ENTERED_WET_MM else ZERO
             index = min(int(HALF * (wet_top[iv, iu] + wet_bottom[iv, iu]) / table_step), n_wet - 1)
             for l in range(n_layer):
                 if fluence[iv, iu, l] < MIN_FLUENCE:
                     continue
-                growth = slope[index, l] * wet + angle[index, l] * longer
+                growth = slope[index, l] * min(wet, step_mm[iv, iu]) + angle[index, l] * longer
                 centre = max(sigma[iv, iu, l] + HALF * growth, ZERO)
                 sigma[iv, iu, l] = max(sigma[iv, iu, l] + growth, ZERO)
                 width_variance[iv, iu, l] = centre * centre + extra[index, l]
