@@ -32,6 +32,9 @@ Doses = Annotated[
     Path | None, typer.Option("--doses", help="Folder for RTDOSE of nominal, worst scenario, voxel-wise min and max.")
 ]
 
+LONGEST_WORD = len("range+3.5%")
+"""Names of scenarios wrap between their words, also on narrow terminals."""
+
 
 def evaluate(
     case_dir: options.CaseDir,
@@ -81,9 +84,11 @@ def show_result(result: RobustReport, path: Path) -> None:
     """The verdict table and where the report is."""
     show_notices(result.notices)
     table = Table(title=f"Plan '{escape(result.plan_label)}' · {len(result.scenarios)} doses", title_justify="left")
-    table.add_column("goal", overflow="fold")
-    for heading in ("limit", "nominal", "worst", "in scenario", "scenarios met"):
-        table.add_column(heading, justify="left" if heading == "in scenario" else "right", overflow="fold")
+    table.add_column("goal")
+    for heading in ("nominal", "worst"):
+        table.add_column(heading, justify="right")
+    table.add_column("in scenario", min_width=LONGEST_WORD)
+    table.add_column("met", justify="right")
     table.add_column("status")
     for goal in result.goals:
         table.add_row(*_cells(goal, result))
@@ -99,8 +104,7 @@ def _cells(result: GoalResult, report: RobustReport) -> tuple[str, ...]:
     goal = result.goal
     worst = report.scenarios[result.worst_index].name
     return (
-        escape(goal.name),
-        f"{goal.relation} {goal.limit:g} {goal.unit}",
+        escape(f"{goal.name} {goal.relation} {goal.limit:g} {goal.unit}"),
         f"{result.values[0]:.2f}",
         f"{result.values[result.worst_index]:.2f} ± {result.band:.2f}",
         escape(worst),
