@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.reference import DATA
 from doseeng import protonphysics
 from doseeng.grid import Grid, Volume
 from doseeng.machines.commission import commission_proton
@@ -66,7 +67,7 @@ def read_mc_case(path: Path, table: HuTable) -> McCase:
 
 def find_tables(folder: Path) -> Path:
     """The folder that holds the beam data and HU table: the case folder itself, or the reference data's."""
-    fallback = Path(__file__).parents[2] / "shared" / "data" / "proton_mc"
+    fallback = DATA / "proton_mc"
     for candidate in (folder, fallback):
         if (candidate / "hu_tables.npz").is_file() and list(candidate.glob("BDL*.txt")):
             return candidate

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import accuracy, dcpt, dvh, gamma, speed
-
-DATA = Path(__file__).parents[2] / "shared" / "data"
+from benchmarks.reference import DATA
 
 
 def main() -> int:

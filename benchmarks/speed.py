@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.peers.pyradplan_env import proton_machine_file, run_plan
+from benchmarks.reference import DATA
 from benchmarks.tg119 import PeerPlan, read_peer_plan
 from doseeng.proton import beam_dose
 from doseeng.scenario import NOMINAL, Scenario
@@ -30,7 +31,6 @@ from robust.scenarios import scenario_set
 
 Result = TypeVar("Result")
 SCENARIOS = "9-worst-case"
-DEFAULT_DATA = Path(os.environ.get("DOSEENG_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("what", choices=("proton",))
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the reference data")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the reference data")
     options = parser.parse_args(arguments)
     result = proton(options.data)
     sys.stdout.write((json.dumps(asdict(result), indent=2) if options.json else table(result)) + "\n")
