@@ -165,7 +165,7 @@ def resampled_grid(grid: Grid, spacing_mm: tuple[float, float, float]) -> Grid:
     size = np.asarray(grid.shape[::-1]) * np.asarray(grid.spacing_mm)
     count = np.maximum(np.ceil(size / spacing - 1e-6).astype(int), 1)
     first = grid.to_patient((-0.5, -0.5, -0.5)) + grid.direction @ (spacing / 2)
-    return Grid((count[2], count[1], count[0]), tuple(spacing), tuple(first), grid.direction)
+    return Grid((count[2], count[1], count[0]), spacing_mm, tuple(first), grid.direction)
 
 
 def crop_grid(grid: Grid, points_mm: npt.ArrayLike, margin_mm: float) -> Grid:
