@@ -49,6 +49,12 @@ class Frustum:
         return self.top_mm - self.slice_mm * (np.arange(self.shape[0], dtype=np.float64) + 0.5)
 
     @property
+    def step_mm(self) -> npt.NDArray[np.float32]:
+        """(n_v, n_u) length of each ray in one slice."""
+        slope = (self.u_mm / self.source_mm[0]) ** 2 + (self.v_mm[:, None] / self.source_mm[1]) ** 2
+        return (self.slice_mm * np.sqrt(1.0 + slope)).astype(np.float32)
+
+    @property
     def magnification(self) -> Array:
         """(n_slice, 2): lateral millimetres at a slice centre per millimetre in the isocentre plane, x and y."""
         return 1.0 - self.slice_center_mm[:, None] / np.asarray(self.source_mm)

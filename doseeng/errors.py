@@ -11,8 +11,7 @@ holds a patient's name or identifier.
     ├── MachineError          beam models: unknown, malformed, energy out of range
     ├── MaterialError         HU tables and overrides
     ├── MetricError           DVH and gamma asked something that has no answer
-    ├── ConfigError           TOML written by people
-    └── BackendUnavailable    an explicitly chosen backend that this machine lacks
+    └── ConfigError           TOML written by people
 """
 
 from dataclasses import dataclass
@@ -52,10 +51,6 @@ class MetricError(DoseengError):
 
 class ConfigError(DoseengError):
     """Configuration written by a person has a wrong key or value; the message gives its path."""
-
-
-class BackendUnavailable(DoseengError):
-    """A compute backend was chosen explicitly but this machine lacks it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from scipy.sparse import csc_matrix
 
 from doseeng._kernels.influence import count_entries, depth_dose, fill_entries, gather_slice
-from doseeng._kernels.proton import halo_step, scatter_step
 from doseeng.beamseye import Frustum, TracedRays, frustum_around, trace_rays
 from doseeng.errors import GeometryError
 from doseeng.grid import BeamFrame, beam_frame
@@ -33,7 +32,7 @@ from doseeng.machines import lookup
 from doseeng.machines.model import ProtonMachine
 from doseeng.materials import MaterialMaps
 from doseeng.plan import ProtonBeam
-from doseeng.proton import central_entrance_mm, entrance_slice
+from doseeng.proton import central_entrance_mm, entrance_slice, slice_widths
 from doseeng.scenario import NOMINAL, Scenario
 
 Array = npt.NDArray[np.float64]
@@ -153,26 +152,14 @@ def _frustum(
 
 def _widths(frustum: Frustum, rays: TracedRays, tables: LayerTables, position: Float32, first: int) -> Float32:
     """(column, point) variance that the patient adds at each point, mm2: the engine's march, read off along the way."""
-    n_slice, n_v, n_u = frustum.shape
     n_column = tables.cumulative.shape[1]
-    wide = len(tables.first_sigma) > 0
     out = np.zeros((n_column, len(position)), dtype=np.float32)
-    width = np.zeros((n_v, n_u, n_column), dtype=np.float32)
-    everywhere = np.ones_like(width)
-    moments = np.zeros((n_v, n_u, 0 if wide else n_column, 3), dtype=np.float32)
-    sigma = np.tile(tables.first_sigma, (n_v, n_u, 1))
-    slope = (frustum.u_mm / frustum.source_mm[0]) ** 2 + (frustum.v_mm[:, None] / frustum.source_mm[1]) ** 2
-    step = (frustum.slice_mm * np.sqrt(1.0 + slope)).astype(np.float32)
-    grain = np.float32(TABLE_STEP_MM)
-    centre = np.clip(position[:, 2] - np.float32(0.5), 0, n_slice - 1)
+    everywhere = np.ones((*frustum.shape[1:], n_column), dtype=np.float32)
+    centre = np.clip(position[:, 2] - np.float32(0.5), 0, frustum.shape[0] - 1)
     order = np.argsort(centre, kind="stable")
     ascending = centre[order]
-    for k in range(first, int(np.ceil(ascending[-1])) + 1):
-        top, bottom = rays.wet_mm[k], rays.wet_mm[k + 1]
-        if wide:
-            halo_step(tables.slope, tables.angle, tables.extra, grain, top, bottom, everywhere, step, sigma, width)
-        else:
-            scatter_step(tables.power, grain, top, bottom, rays.scattering[k], everywhere, step, moments, width)
+    span = (first, int(np.ceil(ascending[-1])) + 1)
+    for k, width in slice_widths(frustum, rays, tables, everywhere, span):
         here = order[np.searchsorted(ascending, k - 1, "right") : np.searchsorted(ascending, k + 1, "left")]
         gather_slice(width, position, 1 - np.abs(centre[here] - np.float32(k)), here, out)
     return out

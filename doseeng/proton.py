@@ -8,13 +8,14 @@ coarser rays everything wide: the nuclear halo and the wide optical Gaussian.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from doseeng._kernels.proton import deposit_slice, halo_step, largest_variance, scatter_step
+from doseeng._kernels.proton import ENTERED_WET_MM, deposit_slice, halo_step, largest_variance, scatter_step
 from doseeng._kernels.spread import spread_bins
 from doseeng.beamseye import Frustum, TracedRays, add_to_grid, frustum_around, trace_rays
 from doseeng.errors import GeometryError
@@ -35,8 +36,6 @@ WIDE_SIGMAS: Final = 3.0
 """The same for the wide component, which holds a few percent of the dose."""
 WATER_SPREAD: Final = 0.03
 """Multiple scattering in water ends at 2.2 % of the range (Gottschalk 2010); lung and gaps add to it."""
-ENTRANCE_WET_MM: Final = 1.0
-"""A ray has entered the patient after this much water-equivalent depth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ def _add_part(
 
 def entrance_slice(rays: TracedRays, beam: ProtonBeam) -> int:
     """The slice in front of the first where a ray has entered the patient."""
-    entered = np.flatnonzero(rays.wet_mm.max(axis=(1, 2)) > ENTRANCE_WET_MM)
+    entered = np.flatnonzero(rays.wet_mm.max(axis=(1, 2)) > ENTERED_WET_MM)
     if not len(entered):
         raise GeometryError(
             f"beam {beam.number} '{beam.name}': no ray meets the patient; "
@@ -121,7 +120,7 @@ def central_entrance_mm(frustum: Frustum, rays: TracedRays, beam: ProtonBeam) ->
     """Gantry z where the ray through the middle of the spots enters the patient."""
     u, v = beam.spot_uv_mm.mean(axis=0)
     middle = rays.wet_mm[:, int(np.abs(frustum.v_mm - v).argmin()), int(np.abs(frustum.u_mm - u).argmin())]
-    return frustum.top_mm - frustum.slice_mm * int(np.argmax(middle > ENTRANCE_WET_MM))
+    return frustum.top_mm - frustum.slice_mm * int(np.argmax(middle > ENTERED_WET_MM))
 
 
 def _last_slice(rays: TracedRays, n_wet: int) -> int:
@@ -144,31 +143,42 @@ def _gaussian(x_mm: Array, center_mm: Array, variance: float) -> Array:
     return np.exp(-0.5 * (x_mm - center_mm[:, None]) ** 2 / variance) / np.sqrt(2.0 * np.pi * variance)
 
 
+def slice_widths(
+    frustum: Frustum, rays: TracedRays, tables: LayerTables, fluence: Float32, span: tuple[int, int]
+) -> Iterator[tuple[int, Float32]]:
+    """March through the slices of `span`; yields each with the variance (n_v, n_u, n_layer), mm2, that the patient has
+    added at its centre to every (ray, layer) with fluence. The array is the same each time, overwritten.
+    """
+    width = np.zeros(fluence.shape, dtype=np.float32)
+    step = frustum.step_mm
+    grain = np.float32(TABLE_STEP_MM)
+    wide = len(tables.first_sigma) > 0
+    moments = np.zeros((*frustum.shape[1:], 0 if wide else fluence.shape[2], 3), dtype=np.float32)
+    sigma = np.tile(tables.first_sigma, (*frustum.shape[1:], 1))
+    for k in range(*span):
+        top, bottom = rays.wet_mm[k], rays.wet_mm[k + 1]
+        if wide:
+            halo_step(tables.slope, tables.angle, tables.extra, grain, top, bottom, fluence, step, sigma, width)
+        else:
+            scatter_step(tables.power, grain, top, bottom, rays.scattering[k], fluence, step, moments, width)
+        yield k, width
+
+
 def _march(
     frustum: Frustum, rays: TracedRays, tables: LayerTables, fluence: Float32, residual: Float32, span: tuple[int, int],
     n_bins: int,
 ) -> Float32:  # fmt: skip
     """(n_slice, n_v, n_u) deposits, spread: Gy mm2 per 1e9 protons times fluence."""
     _, n_v, n_u = frustum.shape
-    n_layer = fluence.shape[2]
     out = np.zeros(frustum.shape, dtype=np.float32)
     bins = np.empty((n_bins, n_v, n_u), dtype=np.float32)
     moments = np.empty((n_v, n_bins, 2), dtype=np.float32)
     work = np.empty_like(bins)
-    width = np.zeros((n_v, n_u, n_layer), dtype=np.float32)
     rows = np.empty(n_v, dtype=np.float32)
-    slope = (frustum.u_mm / frustum.source_mm[0]) ** 2 + (frustum.v_mm[:, None] / frustum.source_mm[1]) ** 2
-    step = (frustum.slice_mm * np.sqrt(1.0 + slope)).astype(np.float32)
     grain = np.float32(TABLE_STEP_MM)
-    wide = len(tables.first_sigma) > 0
-    moment_state = np.zeros((n_v, n_u, 0 if wide else n_layer, 3), dtype=np.float32)
-    sigma_state = np.tile(tables.first_sigma, (n_v, n_u, 1))
-    for k in range(*span):
+    pixel = frustum.pitch_mm * frustum.magnification
+    for k, width in slice_widths(frustum, rays, tables, fluence, span):
         top, bottom = rays.wet_mm[k], rays.wet_mm[k + 1]
-        if wide:
-            halo_step(tables.slope, tables.angle, tables.extra, grain, top, bottom, fluence, step, sigma_state, width)
-        else:
-            scatter_step(tables.power, grain, top, bottom, rays.scattering[k], fluence, step, moment_state, width)
         largest_variance(tables.cumulative, grain, top, fluence, width, rows)
         largest = float(rows.max()) + float(residual[k].mean(axis=1).max())
         sigma_step = np.float32(max(1.0001 * np.sqrt(largest), 1e-3) / (n_bins - 1))
@@ -177,5 +187,5 @@ def _march(
         deposit_slice(
             tables.cumulative, tables.share, grain, top, bottom, fluence, width, residual[k], sigma_step, bins, moments
         )
-        spread_bins(bins, moments, sigma_step, frustum.pitch_mm * frustum.magnification[k], work, out[k])
+        spread_bins(bins, moments, sigma_step, pixel[k], work, out[k])
     return out

@@ -19,6 +19,7 @@ from scipy.special import erf
 
 from doseeng.errors import MachineError, Notice
 from doseeng.machines.importers import import_mcsquare
+from doseeng.machines.interpolation import rows_between
 from doseeng.machines.lookup import depth_dose_at, optics_variance, water_scatter_variance
 from doseeng.machines.model import Array, Halo, ProtonMachine
 
@@ -114,21 +115,19 @@ def fit_halo(
 
     Energies without profiles take the halo of their neighbours, linear in energy.
     """
-    shares, sigmas, missing, residuals = [], [], [], []
+    shares, sigmas, captures, residuals = [], [], [], []
     for i in range(len(profiles.energy_mev)):
         share, sigma, captured, residual = _fit_energy(machine, profiles, i)
         shares.append(share)
         sigmas.append(sigma)
-        missing.append(captured)
+        captures.append(captured)
         residuals.append(residual)
         if progress:
             progress(i + 1, len(profiles.energy_mev))
-    halo = Halo(
-        HALO_NODES,
-        _over_energy(machine, profiles.energy_mev, np.array(shares)),
-        _over_energy(machine, profiles.energy_mev, np.array(sigmas)),
+    share_at, sigma_at, captured_at = (
+        rows_between(profiles.energy_mev, np.array(rows), machine.energy_mev) for rows in (shares, sigmas, captures)
     )
-    captured_at = _over_energy(machine, profiles.energy_mev, np.array(missing))
+    halo = Halo(HALO_NODES, share_at, sigma_at)
     completed = machine.idd / np.array([np.interp(machine.depth_fraction, HALO_NODES, row) for row in captured_at])
     return replace(machine, halo=halo, idd=completed), tuple(residuals)
 
@@ -187,7 +186,3 @@ def _binned(profiles: WaterProfiles, variance: npt.NDArray[np.float64]) -> tuple
     half = 0.5 * profiles.bin_mm
     upper, lower = erf((profiles.lateral_mm + half) / scale), erf((profiles.lateral_mm - half) / scale)
     return 0.5 * (upper - lower) / profiles.bin_mm, erf(profiles.half_width_mm / scale[:, 0])
-
-
-def _over_energy(machine: ProtonMachine, energy_mev: Array, rows: Array) -> Array:
-    return np.column_stack([np.interp(machine.energy_mev, energy_mev, column) for column in rows.T])

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline, PchipInterpolator
 
 from doseeng.errors import MachineError
+from doseeng.machines.interpolation import rows_between
 from doseeng.machines.model import Array
 
 # 1 MeV cm2/g per proton, in Gy mm2 per 1e9 protons.
@@ -128,11 +129,7 @@ def interpolate_depth_dose(energy_mev: Array, idd: Array, at_mev: Array) -> Arra
     Linear in energy between the two neighbours at equal depth over range. Raises MachineError outside the table.
     """
     _refuse_outside(energy_mev, at_mev)
-    if len(energy_mev) == 1:
-        return np.repeat(idd, len(at_mev), axis=0)
-    lower = np.clip(np.searchsorted(energy_mev, at_mev, side="right") - 1, 0, len(energy_mev) - 2)
-    weight = np.clip((at_mev - energy_mev[lower]) / (energy_mev[lower + 1] - energy_mev[lower]), 0.0, 1.0)[:, None]
-    return (1.0 - weight) * idd[lower] + weight * idd[lower + 1]
+    return rows_between(energy_mev, idd, at_mev)
 
 
 def _refuse_outside(energy_mev: Array, at_mev: Array) -> None:

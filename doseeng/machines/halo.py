@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from doseeng.machines.interpolation import rows_between
 from doseeng.machines.model import Array, Halo
 
 HALO_FRACTION: Array = np.round(np.arange(0.0, 1.1001, 0.05), 4)
@@ -29,9 +30,5 @@ def analytic_halo(range_mm: Array) -> Halo:
 
 def interpolate_halo(halo: Halo, energy_mev: Array, at_mev: Array) -> Halo:
     """`halo` of energies (n,) at energies (k,), linear in energy at equal depth over range, constant outside."""
-    columns = range(len(halo.depth_fraction))
-    return Halo(
-        halo.depth_fraction,
-        np.column_stack([np.interp(at_mev, energy_mev, halo.fraction[:, i]) for i in columns]),
-        np.column_stack([np.interp(at_mev, energy_mev, halo.sigma_mm[:, i]) for i in columns]),
-    )
+    fraction, sigma = (rows_between(energy_mev, rows, at_mev) for rows in (halo.fraction, halo.sigma_mm))
+    return Halo(halo.depth_fraction, fraction, sigma)

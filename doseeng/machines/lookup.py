@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from doseeng import protonphysics
+from doseeng.machines.interpolation import rows_between
 from doseeng.machines.model import Array, ProtonMachine
 from doseeng.plan import RangeShifter
 
@@ -19,12 +20,7 @@ MIN_RESIDUAL_MM: Final = 0.5
 
 def rows_at(machine: ProtonMachine, values: Array, energy_mev: Array) -> Array:
     """Rows (k, ...) of a machine table (n_energy, ...) at nominal energies (k,), held constant beyond the ends."""
-    if len(machine.energy_mev) == 1:
-        return np.repeat(values, len(energy_mev), axis=0)
-    upper = np.clip(np.searchsorted(machine.energy_mev, energy_mev), 1, len(machine.energy_mev) - 1)
-    e0, e1 = machine.energy_mev[upper - 1], machine.energy_mev[upper]
-    w = np.clip((energy_mev - e0) / (e1 - e0), 0.0, 1.0).reshape((-1,) + (1,) * (values.ndim - 1))
-    return values[upper - 1] * (1.0 - w) + values[upper] * w
+    return rows_between(machine.energy_mev, values, energy_mev)
 
 
 def range_at(machine: ProtonMachine, energy_mev: Array) -> Array:
