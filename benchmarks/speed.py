@@ -1,8 +1,10 @@
-"""Speed beside peers: `python -m benchmarks.speed proton [--json]`.
+"""Speed: `python -m benchmarks.speed proton|first|demo CASE_DIR [--json]`.
 
-The same plan, phantom, stopping powers, machine data and dose grid for both engines, on the same machine, one after the
-other. Only dose computation is timed: no imports, no file reading; both engines first compute something small, so that
-neither pays for compiling. CPU seconds (user + system, all threads) compare work; wall seconds compare waiting.
+proton: beside a peer. The same plan, phantom, stopping powers, machine data and dose grid for both engines, on the same
+machine, one after the other. Only dose computation is timed: no imports, no file reading; both engines first compute
+something, so that neither pays for compiling. CPU seconds (user + system, all threads) compare work; wall seconds
+compare waiting. first: what the first dose of a fresh process costs, with and without compiled kernels on disk. demo:
+scenario doses and statistics of a DICOM case, such as the one that `doseeng demo` makes.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import argparse
 import json
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,12 +29,33 @@ import numpy.typing as npt
 from benchmarks.peers.pyradplan_env import proton_machine_file, run_plan
 from benchmarks.reference import DATA
 from benchmarks.tg119 import PeerPlan, read_peer_plan
-from doseeng.proton import beam_dose
+from doseeng.cpu import cpu
+from doseeng.dicom.case import read_case
+from doseeng.engine import prepare, scenario_dose
+from doseeng.proton import prepare_beam
 from doseeng.scenario import NOMINAL, Scenario
 from robust.scenarios import scenario_set
+from robust.statistics import VoxelStatistics
 
 Result = TypeVar("Result")
 SCENARIOS = "9-worst-case"
+CHECKOUT = Path(__file__).resolve().parents[1]
+FIRST_DOSE = """
+import numpy as np
+from doseeng.grid import Grid, Volume
+from doseeng.machines.library import find_machine
+from doseeng.materials import MaterialMaps
+from doseeng.plan import ProtonBeam
+from doseeng.proton import beam_dose
+grid = Grid((60, 60, 60), (3.0, 3.0, 3.0), (-88.5, -88.5, -88.5))
+rsp = np.ones(grid.shape, dtype=np.float32)
+rsp[:, 10:20, :30] = 0.3
+maps = MaterialMaps(Volume(grid, rsp), Volume(grid, rsp))
+uv = np.array([(u, v) for u in range(-20, 21, 5) for v in range(-20, 21, 5)], dtype=float)
+beam = ProtonBeam(1, "G0", "generic", (0.0, 0.0, 0.0), 0.0, 0.0, uv, np.full(len(uv), 120.0), np.ones(len(uv)))
+beam_dose(beam, find_machine("generic"), maps, grid, "HFS")
+"""
+"""A field across a step of density, so that every kernel is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +87,10 @@ def proton(data_dir: Path) -> SpeedResult:
         out = Path(folder) / "pyradplan.npz"
         peer = run_plan(phantom, plan_file, out)
         plan = read_peer_plan(phantom, out, proton_machine_file())
-    _doseeng_plan(plan, NOMINAL)  # compiles kernels, or loads them from the cache
-    dose, nominal = measured("doseeng, nominal", lambda: _doseeng_plan(plan, NOMINAL))
+    _doseeng_plan(plan, (NOMINAL,))  # compiles kernels, or loads them from the cache
+    (dose,), nominal = measured("doseeng, nominal", lambda: _doseeng_plan(plan, (NOMINAL,)))
     scenarios = scenario_set(SCENARIOS)
-    _, robust = measured(
-        f"doseeng, {len(scenarios)} scenarios", lambda: [_doseeng_plan(plan, scenario) for scenario in scenarios]
-    )
+    _, robust = measured(f"doseeng, {len(scenarios)} scenarios", lambda: _doseeng_plan(plan, scenarios))
     reference = plan.peer_dose_gy.values
     inside = reference > 0.1 * reference.max()
     return SpeedResult(
@@ -79,13 +102,46 @@ def proton(data_dir: Path) -> SpeedResult:
     )
 
 
-def _doseeng_plan(plan: PeerPlan, scenario: Scenario) -> npt.NDArray[np.float32]:
-    """Dose of all beams of the plan on its CT grid, Gy of one fraction."""
-    grid = plan.maps.rsp.grid
-    dose = np.zeros(grid.shape, dtype=np.float32)
-    for beam in plan.beams:
-        dose += beam_dose(beam, plan.machine, plan.maps, grid, "HFS", scenario)
-    return dose
+def _doseeng_plan(plan: PeerPlan, scenarios: tuple[Scenario, ...]) -> list[npt.NDArray[np.float32]]:
+    """Doses of all beams of the plan on its CT grid, Gy of one fraction, from the plan on."""
+    grid, backend = plan.maps.rsp.grid, cpu()
+    prepare = [partial(prepare_beam, beam, plan.machine, plan.maps, grid, "HFS") for beam in plan.beams]
+    models = backend.together(prepare)
+    doses = []
+    for scenario in scenarios:
+        beams = backend.together([partial(model.dose, scenario) for model in models])
+        for beam in beams[1:]:
+            beams[0] += beam
+        doses.append(beams[0])
+    return doses
+
+
+def first_dose() -> dict[str, float]:
+    """Wall seconds of the first dose of a fresh process: interpreter, imports and kernels included."""
+    seconds = {}
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
+        for name in ("kernels not compiled yet", "kernels on disk"):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", FIRST_DOSE], check=True, env=environment, cwd=CHECKOUT)
+            seconds[name] = time.perf_counter() - start
+    return seconds
+
+
+def demo(case_dir: Path) -> tuple[int, tuple[Cost, ...]]:
+    """The clinical 28 scenarios and nominal of a case: preparation, then doses with voxel statistics."""
+    case = read_case(case_dir)
+    scenario_dose(prepare(case))  # compiles kernels, or loads them from the cache
+    prepared, preparation = measured("preparation", lambda: prepare(case))
+    scenarios = scenario_set("28")
+
+    def doses() -> None:
+        statistics = VoxelStatistics(prepared.grid)
+        for scenario in scenarios:
+            statistics.add(scenario_dose(prepared, scenario).volume)
+
+    _, robust = measured(f"{len(scenarios)} scenarios with statistics", doses)
+    return len(scenarios), (preparation, robust)
 
 
 def measured(name: str, work: Callable[[], Result]) -> tuple[Result, Cost]:
@@ -118,12 +174,22 @@ def table(result: SpeedResult) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("what", choices=("proton",))
+    parser.add_argument("what", choices=("proton", "first", "demo"))
+    parser.add_argument("case", nargs="?", type=Path, default=Path("demo-case"), help="DICOM case for `demo`")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the reference data")
     options = parser.parse_args(arguments)
-    result = proton(options.data)
-    sys.stdout.write((json.dumps(asdict(result), indent=2) if options.json else table(result)) + "\n")
+    if options.what == "first":
+        seconds = first_dose()
+        text = "\n".join(f"first dose, {name}: {value:.1f} s" for name, value in seconds.items())
+        sys.stdout.write((json.dumps(seconds) if options.json else text) + "\n")
+    elif options.what == "demo":
+        _, costs = demo(options.case)
+        lines = [f"{c.name:32} {c.wall_s:8.2f} s wall {c.cpu_s:8.2f} s CPU {c.peak_mb:8.0f} MB peak" for c in costs]
+        sys.stdout.write((json.dumps([asdict(c) for c in costs]) if options.json else "\n".join(lines)) + "\n")
+    else:
+        result = proton(options.data)
+        sys.stdout.write((json.dumps(asdict(result), indent=2) if options.json else table(result)) + "\n")
     return 0
 
 

@@ -1,4 +1,7 @@
-"""The robustness job: scenarios and goals from what people write, the engine for each, report and doses out."""
+"""The robustness job: scenarios and goals from what people write, the engine for each, report and doses out.
+
+The doses are the engine's own, or anchored to a reference that a person gives (`robust.anchor`).
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,29 @@ import numpy as np
 from cluster.report import write_report
 from doseeng.case import Case
 from doseeng.comparison import ACTION_PERCENT, DISTANCE_MM, DOSE_PERCENT, compare
-from doseeng.dicom.rtdose import write_dose
+from doseeng.dicom.files import read_file
+from doseeng.dicom.inventory import patient_key
+from doseeng.dicom.rtdose import dose_from, write_dose
+from doseeng.dicom.tags import text
 from doseeng.dose import Dose
-from doseeng.engine import Prepared, scenario_dose
-from doseeng.errors import DicomError, MetricError, Notice
+from doseeng.engine import Prepared, scenario_dose, single_beam_dose
+from doseeng.errors import DicomError, GeometryError, MetricError, Notice
+from doseeng.grid import Volume, beam_frame
 from doseeng.scenario import NOMINAL, Scenario
+from robust.anchor import (
+    DIGEST_SHOWN,
+    AnchoredDoses,
+    Anchoring,
+    anchored,
+    clipping_notices,
+    digest,
+    disagreement,
+    reach_notices,
+    usable_reference,
+)
+from robust.carry import BeamDose, error_carrier
 from robust.evaluate import Settings, evaluate
+from robust.export import anchoring_to_json
 from robust.goals import goals_for, read_goal_file
 from robust.result import RobustReport
 from robust.scenarios import load_scenarios, scenario_set, site_errors
@@ -34,42 +54,81 @@ class RobustnessRequest:
     seed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where scenario doses come from, and what is known about them before the first."""
+
+    dose_of: Callable[[Scenario], Dose]
+    gates: tuple[Notice, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    anchoring: Anchoring | None = None
+
+
 def run_robustness(
     prepared: Prepared,
     request: RobustnessRequest,
     report_path: Path,
     dose_folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    anchor: Dose | None = None,
 ) -> tuple[RobustReport, Path]:
     """Evaluate a prepared case and write its report; returns the result and the report's path.
 
     dose_folder: where RTDOSE files of nominal, worst, voxel-wise minimum and maximum go, all of them or none; None:
-    nowhere. The report is written last.
+    nowhere. The report is written last. anchor: the reference that scenario doses are anchored to, from `read_anchor`;
+    the case must be prepared on its grid (GeometryError). An anchor that cannot be one is an error; one that the
+    engine's nominal dose grossly disagrees with is not used: the engine's nominal dose alone is shown, UNEVALUABLE.
     """
     case = prepared.case
     scenarios = requested_scenarios(request)
     goal_file = read_goal_file(request.goals)
     goals, goal_notices = goals_for(case, goal_file)
-    nominal = scenario_dose(prepared, NOMINAL)
-    gates, agreement = _agreement(prepared, nominal)
-
-    def dose_of(scenario: Scenario) -> Dose:
-        return nominal if scenario == NOMINAL else scenario_dose(prepared, scenario)
-
+    source = _own_doses(prepared) if anchor is None else _anchored_doses(prepared, anchor)
+    far: tuple[Notice, ...] = ()
+    if source.anchoring is not None:
+        scenarios = scenarios if source.anchoring.is_used else (NOMINAL,)
+        far = reach_notices(scenarios)
     result = evaluate(
         case,
         scenarios,
         goals,
-        dose_of,
+        source.dose_of,
         settings=Settings(dose_uncertainty_percent=goal_file.uncertainty.dose_percent),
-        gates=gates,
-        notices=(*prepared.notices, *goal_notices, *agreement),
+        gates=source.gates,
+        notices=(*prepared.notices, *goal_notices, *source.notices, *far),
         provenance={**prepared.provenance, "request": _as_json(request)},
         progress=progress,
     )
+    result = _with_anchoring(result, source)
     if dose_folder is not None:
         _write_doses(result, case, dose_folder)
     return result, write_report(result, case, report_path)
+
+
+def read_anchor(path: Path, case: Case, accept_patient_mismatch: bool = False) -> Dose:
+    """The RTDOSE that scenario doses of `case` are to be anchored to.
+
+    DicomError: no readable RTDOSE, of another patient (unless accepted), or the case is not from DICOM. GeometryError:
+    in another frame of reference than the planning image, so on another anatomy. What `robust.anchor` asks of a
+    reference (plan, summation, quantity) is checked when it is used.
+    """
+    if case.dicom is None:
+        raise DicomError("the case was not read from DICOM; nothing tells whether an RTDOSE belongs to it")
+    dataset = read_file(path)
+    dose = dose_from(dataset, f"'{path.name}'")
+    found, expected = text(dataset, "FrameOfReferenceUID"), case.dicom.frame_of_reference_uid
+    if found != expected:
+        raise GeometryError(
+            f"anchor '{path.name}' is in frame of reference {found or 'none'}, the planning image in {expected}: it "
+            "was computed on another image; give the dose of this plan on its planning image"
+        )
+    patient = case.dicom.patient.get("PatientID", "")
+    if patient_key(text(dataset, "PatientID")) != patient_key(patient) and not accept_patient_mismatch:
+        raise DicomError(
+            f"anchor '{path.name}' and the plan carry different patient IDs; find out whose dose this is, or accept it "
+            "(--accept-patient-mismatch)"
+        )
+    return dose
 
 
 def requested_scenarios(request: RobustnessRequest) -> tuple[Scenario, ...]:
@@ -82,6 +141,72 @@ def requested_scenarios(request: RobustnessRequest) -> tuple[Scenario, ...]:
         setup_mm=site_setup if request.setup_mm is None else request.setup_mm,
         range_percent=site_range if request.range_percent is None else request.range_percent,
         rng=np.random.default_rng(request.seed),
+    )
+
+
+def _own_doses(prepared: Prepared) -> _Source:
+    """The engine's own doses, the nominal one held against the planning system's."""
+    nominal = scenario_dose(prepared, NOMINAL)
+    gates, notices = _agreement(prepared, nominal)
+
+    def dose_of(scenario: Scenario) -> Dose:
+        return nominal if scenario == NOMINAL else scenario_dose(prepared, scenario)
+
+    return _Source(dose_of, gates, notices)
+
+
+def _anchored_doses(prepared: Prepared, anchor: Dose) -> _Source:
+    """Doses anchored to `anchor`; when the nominal doses disagree grossly, the engine's nominal dose and a gate."""
+    if not prepared.grid.is_same(anchor.volume.grid):
+        raise GeometryError(
+            f"the case is prepared on a grid {prepared.grid.shape}, the anchor has {anchor.volume.grid.shape}; prepare "
+            "the case on the anchor's grid"
+        )
+    plan = prepared.case.plan
+    reference, factor = usable_reference(anchor, plan, prepared.settings.quantity)
+    beams = [single_beam_dose(prepared, index) for index in range(len(prepared.beams))]
+    total = np.zeros(prepared.grid.shape, dtype=np.float32)
+    for beam in beams:
+        total += beam.volume.values
+    nominal = replace(beams[0], volume=Volume(prepared.grid, total), summation="PLAN", beam_numbers=())
+    found = compare("plan", reference, nominal)
+    gates, notices = disagreement(found, max(beam.fractions for beam in prepared.beams))
+    sha256 = digest(anchor)
+    anchoring = Anchoring(
+        anchor.uid, sha256, factor, found.gamma_percent, found.points, found.mean_ratio, is_used=not gates
+    )
+    if gates:
+        return _Source(lambda _scenario: nominal, gates, notices, anchoring)
+    frames = [
+        beam_frame(beam.isocenter_mm, beam.gantry_deg, beam.couch_deg, plan.patient_position) for beam in prepared.beams
+    ]
+    error = error_carrier(
+        Volume(prepared.grid, reference.volume.values - total),
+        [BeamDose(frame, beam.volume) for frame, beam in zip(frames, beams, strict=True)],
+        prepared.maps.rsp,
+    )
+    label = f"sha256 {sha256[:DIGEST_SHOWN]}"
+    return _Source(
+        anchored(reference, lambda scenario: scenario_dose(prepared, scenario), error, label), (), notices, anchoring
+    )
+
+
+def _with_anchoring(result: RobustReport, source: _Source) -> RobustReport:
+    """The result with what its doses are anchored to, and what anchoring clipped."""
+    anchoring = source.anchoring
+    if anchoring is None:
+        return result
+    notices: tuple[Notice, ...] = ()
+    if isinstance(source.dose_of, AnchoredDoses) and source.dose_of.clipped_percent:
+        clipped = source.dose_of.clipped_percent
+        worst = max(clipped, key=clipped.__getitem__)
+        anchoring = replace(anchoring, clipped_percent=clipped[worst], clipped_in=worst)
+        notices = clipping_notices(clipped)
+    return replace(
+        result,
+        anchoring=anchoring,
+        notices=(*result.notices, *notices),
+        provenance={**result.provenance, "anchor": anchoring_to_json(anchoring)},
     )
 
 
@@ -117,11 +242,12 @@ def _write_doses(result: RobustReport, case: Case, folder: Path) -> None:
         "voxel-min": replace(result.nominal, volume=result.voxel_min),
         "voxel-max": replace(result.nominal, volume=result.voxel_max),
     }
+    made_by = "doseeng anchored" if result.anchoring is not None and result.anchoring.is_used else "doseeng"
     written: list[Path] = []
     try:
         for name, dose in doses.items():
             path = folder / f"{name}.dcm"
-            write_dose(path, dose, case.dicom, case.plan, f"doseeng {name}")
+            write_dose(path, dose, case.dicom, case.plan, f"{made_by} {name}")
             written.append(path)
     finally:
         if len(written) < len(doses):

@@ -7,14 +7,13 @@ constant gantry z, numbered downstream.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from doseeng._kernels.frustum import accumulate_from_frustum, trace
 from doseeng.errors import GeometryError
-from doseeng.grid import BeamFrame, Grid, Volume
+from doseeng.grid import BeamFrame, Grid
 
 Array = npt.NDArray[np.float64]
 
@@ -59,16 +58,10 @@ class Frustum:
         """(n_slice, 2): lateral millimetres at a slice centre per millimetre in the isocentre plane, x and y."""
         return 1.0 - self.slice_center_mm[:, None] / np.asarray(self.source_mm)
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TracedRays:
-    """What every ray meets. wet_mm: (n_slice + 1, n_v, n_u) water-equivalent depth at the slice faces, 0 at the top.
-
-    scattering: (n_slice, n_v, n_u) relative scattering power in each slice. Both float32.
-    """
-
-    wet_mm: npt.NDArray[np.float32]
-    scattering: npt.NDArray[np.float32]
+    @property
+    def description(self) -> tuple[float, ...]:
+        """What kernels need: first u and v, pitch, top, slice thickness, source distances x and y."""
+        return (*self.first_uv_mm, self.pitch_mm, self.top_mm, self.slice_mm, *self.source_mm)
 
 
 def frustum_around(
@@ -83,45 +76,52 @@ def frustum_around(
 
     The ray nearest the axis passes through the isocentre, so that symmetric beams stay symmetric.
     """
-    z = frame.from_patient(image.corners_mm())[:, 2]
-    if z.max() >= min(source_mm):
-        raise GeometryError(f"the image reaches {z.max():.0f} mm upstream of the isocentre, beyond the beam's source")
     u0, u1, v0, v1 = (np.floor(uv_box_mm[0] / pitch_mm), np.ceil(uv_box_mm[1] / pitch_mm),
                       np.floor(uv_box_mm[2] / pitch_mm), np.ceil(uv_box_mm[3] / pitch_mm))  # fmt: skip
-    n_slice = int(np.ceil((z.max() - z.min()) / slice_mm))
-    shape = (n_slice, int(v1 - v0) + 1, int(u1 - u0) + 1)
-    return Frustum((u0 * pitch_mm, v0 * pitch_mm), pitch_mm, shape, float(z.max()), slice_mm, source_mm)
+    shape = (1, int(v1 - v0) + 1, int(u1 - u0) + 1)
+    return spanning(Frustum((u0 * pitch_mm, v0 * pitch_mm), pitch_mm, shape, 0.0, slice_mm, source_mm), frame, image)
 
 
-def trace_rays(frustum: Frustum, frame: BeamFrame, rsp: Volume, scattering: Volume, rsp_scale: float) -> TracedRays:
-    """Sample stopping and scattering power along every ray; outside the image there is vacuum."""
-    wet = np.empty((frustum.shape[0] + 1, *frustum.shape[1:]), dtype=np.float32)
-    scatter = np.empty(frustum.shape, dtype=np.float32)
-    trace(
-        rsp.values,
-        scattering.values,
-        _gantry_to_index(frame, rsp.grid),
-        *_description(frustum),
-        np.float32(rsp_scale),
-        wet,
-        scatter,
-    )
-    return TracedRays(wet, scatter)
+def spanning(frustum: Frustum, frame: BeamFrame, image: Grid) -> Frustum:
+    """The same rays with slices that span `image`; GeometryError when it reaches beyond the source."""
+    z = frame.from_patient(image.corners_mm())[:, 2]
+    if z.max() >= min(frustum.source_mm):
+        raise GeometryError(f"the image reaches {z.max():.0f} mm upstream of the isocentre, beyond the beam's source")
+    n_slice = int(np.ceil((z.max() - z.min()) / frustum.slice_mm))
+    return replace(frustum, shape=(n_slice, *frustum.shape[1:]), top_mm=float(z.max()))
 
 
-def add_to_grid(
-    values: npt.NDArray[np.float32], frustum: Frustum, frame: BeamFrame, grid: Grid, out: npt.NDArray[np.float32]
-) -> None:
-    """Add frustum values (n_slice, n_v, n_u) to `out` (grid shape), trilinear; zero outside the frustum."""
-    m = grid.index_to_patient_matrix
-    to_gantry = np.column_stack([frame.axes @ m[:, :3], frame.axes @ (m[:, 3] - frame.isocenter_mm)])
-    accumulate_from_frustum(values, to_gantry, *_description(frustum), out)
-
-
-def _gantry_to_index(frame: BeamFrame, grid: Grid) -> Array:
+def gantry_to_index(frame: BeamFrame, grid: Grid) -> Array:
+    """(3, 4) affine from gantry millimetres to the fractional index (i, j, k) of a grid."""
     m = grid.patient_to_index_matrix
     return np.column_stack([m[:, :3] @ frame.axes.T, m[:, :3] @ frame.isocenter_mm + m[:, 3]])
 
 
-def _description(f: Frustum) -> tuple[float, ...]:
-    return (*f.first_uv_mm, f.pitch_mm, f.top_mm, f.slice_mm, *f.source_mm)
+def index_to_gantry(frame: BeamFrame, grid: Grid) -> Array:
+    """(3, 4) affine from the index (i, j, k) of a grid to gantry millimetres."""
+    m = grid.index_to_patient_matrix
+    return np.column_stack([frame.axes @ m[:, :3], frame.axes @ (m[:, 3] - frame.isocenter_mm)])
+
+
+def voxel_extent_mm(frame: BeamFrame, grid: Grid) -> Array:
+    """(3,) sides along gantry X, Y, Z of the box whose variance is that of a voxel; the voxel's own if it is a cube."""
+    sides = frame.axes @ grid.direction * np.asarray(grid.spacing_mm)
+    extent: Array = np.sqrt((sides**2).sum(axis=1))
+    return extent
+
+
+def grid_box(frustum: Frustum, frame: BeamFrame, grid: Grid) -> tuple[int, int, int, int, int, int]:
+    """First and one past the last i, j and k of the voxels that the frustum can reach."""
+    m = gantry_to_index(frame, grid)
+    bottom = frustum.top_mm - frustum.slice_mm * frustum.shape[0]
+    corners = [
+        (u * (1.0 - z / frustum.source_mm[0]), v * (1.0 - z / frustum.source_mm[1]), z)
+        for u in frustum.u_mm[[0, -1]]
+        for v in frustum.v_mm[[0, -1]]
+        for z in (frustum.top_mm, bottom)
+    ]
+    index = np.array(corners) @ m[:, :3].T + m[:, 3]
+    limit = np.array(grid.shape[::-1])
+    first = np.clip(np.floor(index.min(axis=0)).astype(int) - 1, 0, limit)
+    last = np.clip(np.ceil(index.max(axis=0)).astype(int) + 2, 0, limit)
+    return first[0], last[0], first[1], last[1], first[2], last[2]

@@ -4,7 +4,7 @@
     nominal = scenario_dose(prepared, NOMINAL)
 
 `compute_dose(case)` does both. Dose is RBE-weighted with the constant 1.1 (ICRU Report 78) unless physical is asked
-for.
+for; `let_volume` and `variable_rbe_dose` tell what LET makes of it.
 """
 
 from __future__ import annotations
@@ -12,35 +12,40 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 import doseeng
+from doseeng.backend import Backend, Materials, choose
 from doseeng.case import Case
 from doseeng.dose import Dose, Quantity
 from doseeng.errors import Notice, PlanError
 from doseeng.grid import Grid, Volume, beam_frame, crop_grid, resampled_grid
+from doseeng.layers import Deposit
 from doseeng.machines.file import machine_hash
 from doseeng.machines.library import find_machine
 from doseeng.machines.model import ProtonMachine
 from doseeng.masks import coverage
 from doseeng.materials import HuTable, MaterialMaps, material_maps, read_hu_table
 from doseeng.plan import ProtonBeam
-from doseeng.proton import ProtonSettings, beam_dose
+from doseeng.proton import BeamModel, ProtonSettings, prepare_beam
+from doseeng.rbe import CONSTANT_RBE, RbeModel, rbe_weighted_course
 from doseeng.scenario import NOMINAL, Scenario
 
-RBE: Final = 1.1
-"""Constant relative biological effectiveness of protons (ICRU Report 78, 2007)."""
+RBE: Final = CONSTANT_RBE
 DEFAULT_SPACING_MM: Final = 3.0
 """Dose grid where the case brings none."""
 GRID_MARGIN_MM: Final = 10.0
 """Dose is computed this far around the body outline."""
 FULLY_COVERED: Final = 0.999
 """Share of a target that must lie in the dose grid; the rest is rounding of contours against voxels."""
+
+LET_THRESHOLD: Final = 1e-4
+"""LET is not told where there is less than this share of the largest dose."""
 
 LARGEST_SPOT_MM: Final = 500.0
 """Scanned fields reach some 200 mm from the axis; positions beyond this are in another unit or broken."""
@@ -60,7 +65,8 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A case ready for any number of scenarios. machines: one per beam, in plan order."""
+    """A case ready for any number of scenarios. machines: one per beam, in plan order. materials: `maps` where the
+    backend computes."""
 
     case: Case
     beams: tuple[ProtonBeam, ...]
@@ -70,6 +76,9 @@ class Prepared:
     settings: EngineSettings
     notices: tuple[Notice, ...]
     provenance: Mapping[str, object]
+    backend: Backend
+    materials: Materials
+    _models: dict[tuple[ProtonBeam, ProtonSettings], BeamModel] = field(default_factory=dict)
 
 
 def prepare(
@@ -80,14 +89,15 @@ def prepare(
     hu_table: HuTable | None = None,
     grid: Grid | None = None,
     settings: EngineSettings = EngineSettings(),
+    backend: Backend | None = None,
 ) -> Prepared:
     """Choose machines, materials and dose grid of a case.
 
     machine: a machine name for all beams instead of those the plan names. grid: dose grid; by default that of the
-    case's plan dose, or settings.spacing_mm around the body. Notices name a target that the grid clips and spots that
-    miss the patient. PlanError for photon plans and spots that no machine reaches; MachineError for an unknown machine;
-    StructureError when the ROI of a prescription is missing; MaterialError for an image or override that has no
-    material meaning.
+    case's plan dose, or settings.spacing_mm around the body. backend: the CPU unless another is given. Notices name a
+    target that the grid clips and spots that miss the patient. PlanError for photon plans and spots that no machine
+    reaches; MachineError for an unknown machine; StructureError when the ROI of a prescription is missing;
+    MaterialError for an image or override that has no material meaning.
     """
     if case.plan.modality != "proton":
         raise PlanError(f"plan '{case.plan.label}': photon dose is not available in this version; only scanned protons")
@@ -107,6 +117,7 @@ def prepare(
     for beam in beams:
         _require_reachable(beam)
         notices += _missed(beam, models[beam.machine], maps, case.plan.patient_position)
+    backend = backend or choose("cpu")
     return Prepared(
         case,
         beams,
@@ -115,21 +126,59 @@ def prepare(
         dose_grid,
         settings,
         tuple(notices),
-        _provenance(case, beams, tuple(models.values()), table, dose_grid, settings),
+        _provenance(case, beams, tuple(models.values()), table, dose_grid, settings, backend),
+        backend,
+        Materials(backend.put(maps.rsp.values), backend.put(maps.scattering.values)),
     )
 
 
 def scenario_dose(prepared: Prepared, scenario: Scenario = NOMINAL) -> Dose:
     """Dose of the whole course in one scenario."""
-    total = np.zeros(prepared.grid.shape, dtype=np.float32)
-    for index in range(len(prepared.beams)):
-        total += _course_values(prepared, index, scenario)
-    return _as_dose(prepared, total, "PLAN")
+    return _as_dose(prepared, prepared.backend.get(scenario_values(prepared, scenario)), "PLAN")
+
+
+def scenario_values(prepared: Prepared, scenario: Scenario = NOMINAL) -> Any:
+    """The values of `scenario_dose` as an array of the backend, for statistics that stay where it computes."""
+    first, *others = prepared.backend.together(
+        [partial(_course_values, prepared, index, scenario) for index in range(len(prepared.beams))]
+    )
+    for values in others:
+        first += values
+    return first
 
 
 def single_beam_dose(prepared: Prepared, index: int, scenario: Scenario = NOMINAL) -> Dose:
     """Dose of one beam over the whole course."""
-    return _as_dose(prepared, _course_values(prepared, index, scenario), "BEAM", (prepared.beams[index].number,))
+    values = prepared.backend.get(_course_values(prepared, index, scenario))
+    return _as_dose(prepared, values, "BEAM", (prepared.beams[index].number,))
+
+
+def let_volume(prepared: Prepared, scenario: Scenario = NOMINAL) -> Volume:
+    """Dose-averaged LET of protons in water over all beams of the course, keV/um; 0 where there is no dose."""
+    dose, product = (prepared.backend.zeros(prepared.grid.shape) for _ in range(2))
+    for index, beam in enumerate(prepared.beams):
+        model = _model(prepared, index)
+        dose += model.dose(scenario) * np.float32(beam.fractions)
+        product += model.dose(scenario, Deposit.DOSE_LET) * np.float32(beam.fractions)
+    dose, product = prepared.backend.get(dose), prepared.backend.get(product)
+    least = LET_THRESHOLD * float(dose.max())
+    return Volume(prepared.grid, np.divide(product, dose, out=np.zeros_like(dose), where=dose > least))
+
+
+def variable_rbe_dose(prepared: Prepared, model: RbeModel, alpha_beta_gy: float, scenario: Scenario = NOMINAL) -> Dose:
+    """Dose of the course weighted with a variable RBE; alpha_beta_gy: of the tissue, the same everywhere.
+
+    PlanError when beams have different numbers of fractions: such a course is no repetition of one fraction.
+    """
+    fractions = {beam.fractions for beam in prepared.beams}
+    if len(fractions) != 1:
+        raise PlanError(f"beams have {sorted(fractions)} fractions; variable RBE needs one fractionation for all beams")
+    n = fractions.pop()
+    physical = replace(prepared, settings=replace(prepared.settings, quantity=Quantity.PHYSICAL))
+    dose = prepared.backend.get(scenario_values(physical, scenario)) / np.float32(n)
+    weighted = rbe_weighted_course(model, dose, let_volume(prepared, scenario).values, alpha_beta_gy, n)
+    comment = f"doseeng {doseeng.__version__}: RBE {model.value}, alpha/beta {alpha_beta_gy:g} Gy"
+    return replace(_as_dose(prepared, weighted, "PLAN"), quantity=Quantity.RBE_WEIGHTED, comment=comment)
 
 
 def compute_dose(
@@ -143,21 +192,23 @@ def compute_dose(
     return scenario_dose(prepare(case, machine=machine, settings=settings), scenario)
 
 
-def _course_values(prepared: Prepared, index: int, scenario: Scenario) -> npt.NDArray[np.float32]:
-    beam = prepared.beams[index]
-    settings = prepared.settings
-    values = beam_dose(
-        beam,
-        prepared.machines[index],
-        prepared.maps,
-        prepared.grid,
-        prepared.case.plan.patient_position,
-        scenario,
-        settings.proton,
-    )
-    weight = RBE if settings.quantity is Quantity.RBE_WEIGHTED else 1.0
-    values *= np.float32(beam.fractions * weight)
-    return values
+def _course_values(prepared: Prepared, index: int, scenario: Scenario) -> Any:
+    weight = RBE if prepared.settings.quantity is Quantity.RBE_WEIGHTED else 1.0
+    values = _model(prepared, index).dose(scenario)
+    values *= np.float32(prepared.beams[index].fractions * weight)
+    # The cubic between slices undershoots zero by parts in ten thousand behind sharp edges.
+    return values.clip(0.0, None)
+
+
+def _model(prepared: Prepared, index: int) -> BeamModel:
+    """The beam ready for scenarios; prepared once."""
+    key = (prepared.beams[index], prepared.settings.proton)
+    if key not in prepared._models:
+        prepared._models[key] = prepare_beam(
+            prepared.beams[index], prepared.machines[index], prepared.maps, prepared.grid,
+            prepared.case.plan.patient_position, prepared.settings.proton, prepared.backend, prepared.materials,
+        )  # fmt: skip
+    return prepared._models[key]
 
 
 def _as_dose(
@@ -251,6 +302,7 @@ def _provenance(
     table: HuTable,
     grid: Grid,
     settings: EngineSettings,
+    backend: Backend,
 ) -> dict[str, object]:
     plan_digest = hashlib.sha256()
     for beam in beams:
@@ -275,5 +327,5 @@ def _provenance(
         "dose_grid": {"shape": list(grid.shape), "spacing_mm": list(grid.spacing_mm)},
         "rbe": RBE if settings.quantity is Quantity.RBE_WEIGHTED else None,
         "settings": asdict(settings),
-        "backend": f"cpu (numba {numba.__version__}, {numba.get_num_threads()} threads)",
+        "backend": backend.description,
     }

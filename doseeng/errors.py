@@ -10,6 +10,7 @@ holds a patient's name or identifier.
     ├── PlanError             beams, spots, meterset, unsupported techniques
     ├── MachineError          beam models: unknown, malformed, energy out of range
     ├── MaterialError         HU tables and overrides
+    ├── BackendUnavailable    a device that was asked for and is not there
     ├── MetricError           DVH and gamma asked something that has no answer
     └── ConfigError           TOML written by people
 """
@@ -43,6 +44,10 @@ class MachineError(DoseengError):
 
 class MaterialError(DoseengError):
     """A HU table is missing or malformed, or an override has no material meaning."""
+
+
+class BackendUnavailable(DoseengError):
+    """A backend was asked for by name that this machine cannot offer; the message says what is missing."""
 
 
 class MetricError(DoseengError):

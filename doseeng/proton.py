@@ -1,26 +1,50 @@
-"""Proton pencil-beam dose of one beam: trace, deposit, spread, resample.
+"""Proton pencil-beam dose of one beam: trace, march, resample.
 
 Every pixel of the beam's-eye plane is its own sub-pencil with its own water-equivalent depth. A layer's fluence is the
 sum of its spots at their narrowest; what the optics add elsewhere, and what the patient adds, is spread slice by slice.
-Two components march on their own rays: the core, widened by Fermi-Eyges moments through the material it meets, and on
-coarser rays everything wide: the nuclear halo and the wide optical Gaussian.
+Every `mixing_mm` the fluence moves on to the rays it has scattered to, and each ray learns which depths the protons
+that arrive there came through. Components (primaries, secondaries, the wide optical Gaussian) march on rays of their
+own pitch. Dose is the mean over each voxel.
+
+    model = prepare_beam(beam, machine, maps, grid, "HFS", backend=backend)
+    dose = model.dose(scenario)            # any number of scenarios
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from doseeng._kernels.proton import ENTERED_WET_MM, deposit_slice, halo_step, largest_variance, scatter_step
-from doseeng._kernels.spread import spread_bins
-from doseeng.beamseye import Frustum, TracedRays, add_to_grid, frustum_around, trace_rays
+from doseeng._kernels.scalar import LANES
+from doseeng.backend import Backend, March, Materials, Rays
+from doseeng.beamseye import (
+    Frustum,
+    frustum_around,
+    gantry_to_index,
+    grid_box,
+    index_to_gantry,
+    spanning,
+    voxel_extent_mm,
+)
+from doseeng.cpu import cpu
 from doseeng.errors import GeometryError
 from doseeng.grid import BeamFrame, Grid, beam_frame
-from doseeng.layers import TABLE_STEP_MM, BeamPart, LayerTables, beam_parts, layer_tables, part_variance
+from doseeng.layers import (
+    TABLE_STEP_MM,
+    TAIL_WIDTH,
+    Deposit,
+    Kind,
+    Layers,
+    Tables,
+    beam_layers,
+    component_tables,
+    kinds,
+)
 from doseeng.machines import lookup
 from doseeng.machines.model import ProtonMachine
 from doseeng.materials import MaterialMaps
@@ -30,27 +54,193 @@ from doseeng.scenario import NOMINAL, Scenario
 Array = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 
-LATERAL_SIGMAS: Final = 4.0
-"""Core rays reach this many standard deviations beyond the outermost spots."""
+CORE_SIGMAS: Final = 3.5
 WIDE_SIGMAS: Final = 3.0
-"""The same for the wide component, which holds a few percent of the dose."""
-WATER_SPREAD: Final = 0.03
+"""Rays reach this many standard deviations beyond the outermost spots; all but the core hold a few percent of dose."""
+PITCH_FACTOR: Final = {Kind.CORE: 1, Kind.TAIL: 2, Kind.HALO: 2, Kind.SHIFTER_HALO: 4, Kind.RECOIL: 4, Kind.WIDE: 4}
+"""Rays of wider components can be farther apart. Those with one pitch share one set of rays."""
+WATER_SPREAD: Final = 0.025
 """Multiple scattering in water ends at 2.2 % of the range (Gottschalk 2010); lung and gaps add to it."""
+HALO_SIGMA_MM: Final = 25.0
+"""The widest halo in water (230 MeV) is 25 mm."""
+CUT_SIGMAS: Final = 4.0
+"""A spot's fluence ends here, where 3e-4 of its peak is left."""
+ENTERED_WET_MM: Final = 1.0
+"""A ray has met the patient after this much water; the air before it bears no secondaries that could spread."""
+SLICES_AHEAD: Final = 3
+"""The march starts so many slices before the patient: voxels at the skin reach out of it."""
+MEMORY_MM: Final = 60.0
+"""Components that do not mix march in intervals of this length, which bounds what they remember."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProtonSettings:
     """How finely the engine computes.
 
-    pitch_mm: distance of rays in the isocentre plane; slice_mm: along the axis; width_bins: lateral widths per slice.
-    wide_pitch_mm, wide_bins: the same for halo and wide optical Gaussian, which vary slowly.
+    pitch_mm: largest distance of core rays in the isocentre plane; slice_mm: largest step along the axis. Both shrink
+    with the voxels of the dose grid: rays voxel / sqrt(2) apart make linear interpolation between them as wide as the
+    mean over a voxel, slices as thick as a voxel make the mean along the axis exact. mixing_mm: distance along the axis
+    after which fluence and depths may move on to neighbouring rays.
     """
 
-    pitch_mm: float = 1.5
-    slice_mm: float = 1.5
-    width_bins: int = 12
-    wide_pitch_mm: float = 4.5
-    wide_bins: int = 8
+    pitch_mm: float = 2.0
+    slice_mm: float = 3.0
+    mixing_mm: float = 12.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Component:
+    """One component of a beam, without any scenario.
+
+    frustum: its rays. narrowest_mm2: (n_layer, 2) variance in the isocentre plane of the spots as the fluence holds
+    them. fluence: (group, n_v, n_u, LANES) 1e9 protons per mm2 of the isocentre plane, an array of the backend. active:
+    (group, n_v, n_u) rays that any spot reaches.
+    """
+
+    kind: Kind
+    frustum: Frustum
+    tables: Tables
+    narrowest_mm2: Array
+    fluence: Any
+    active: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BeamModel:
+    """A beam ready for any number of scenarios; made by `prepare_beam`."""
+
+    beam: ProtonBeam
+    machine: ProtonMachine
+    layers: Layers
+    materials: Materials
+    image: Grid
+    grid: Grid
+    patient_position: str
+    components: tuple[Component, ...]
+    settings: ProtonSettings
+    backend: Backend
+    _traced: dict[tuple[float, ...], dict[Frustum, Rays]] = field(default_factory=dict)
+
+    def dose(self, scenario: Scenario = NOMINAL, deposit: Deposit = Deposit.DOSE, out: Any = None) -> Any:
+        """Physical dose to water of one fraction, Gy, or dose times LET; added to `out`, an array of the backend."""
+        out = self.backend.zeros(self.grid.shape) if out is None else out
+        for frustum, marches in self._marches(scenario):
+            values = self.backend.zeros(frustum.shape)
+            for component, march in marches:
+                self.backend.march(march, component.fluence, self._table(component, deposit), values)
+            self.backend.add_to_grid(values, *self._placement(frustum, scenario), out)
+        return out
+
+    def forward(self, spot_mu: npt.ArrayLike, scenario: Scenario = NOMINAL) -> Any:
+        """`dose` for other metersets (n_spot,) of the same spots; linear in them."""
+        out = self.backend.zeros(self.grid.shape)
+        for frustum, marches in self._marches(scenario):
+            values = self.backend.zeros(frustum.shape)
+            for component, march in marches:
+                fluence = self.backend.put(self._fluence(component, np.asarray(spot_mu)))
+                self.backend.march(march, fluence, component.tables.dose, values)
+            self.backend.add_to_grid(values, *self._placement(frustum, scenario), out)
+        return out
+
+    def adjoint(self, dose: Any, scenario: Scenario = NOMINAL) -> Array:
+        """(n_spot,) the transpose of `forward` applied to a dose array (grid.shape) of the backend."""
+        out = np.zeros(len(self.beam.spot_mu))
+        for frustum, marches in self._marches(scenario):
+            values = self.backend.from_grid(dose, *self._placement(frustum, scenario))
+            for component, march in marches:
+                fluence = self.backend.get(self.backend.march_back(march, values, component.tables.dose))
+                out += _spots(component, self.layers, self.beam.spot_uv_mm, fluence)
+        return out
+
+    def _fluence(self, component: Component, spot_mu: Array) -> Float32:
+        of = (component.kind, component.frustum, component.narrowest_mm2)
+        return _fluence(*of, self.layers, self.beam.spot_uv_mm, spot_mu)
+
+    def _table(self, component: Component, deposit: Deposit) -> Any:
+        if deposit is Deposit.DOSE:
+            return component.tables.dose
+        arguments = (component.kind, self.layers, self.machine, self.beam.range_shifter, deposit)
+        return self.backend.put(component_tables(*arguments).dose)
+
+    def _frame(self, scenario: Scenario) -> BeamFrame:
+        isocenter = np.asarray(self.beam.isocenter_mm) + np.asarray(scenario.isocenter_shift_mm)
+        return beam_frame(isocenter, self.beam.gantry_deg, self.beam.couch_deg, self.patient_position)
+
+    def _placement(self, frustum: Frustum, scenario: Scenario) -> tuple[Frustum, Array, float, tuple[int, ...]]:
+        frame = self._frame(scenario)
+        depth_mm = float(voxel_extent_mm(frame, self.grid)[2])
+        return frustum, index_to_gantry(frame, self.grid), depth_mm, grid_box(frustum, frame, self.grid)
+
+    def _rays(self, frustum: Frustum, scenario: Scenario, of: npt.NDArray[np.bool_]) -> Rays:
+        """Traced rays; those of the last isocentre shift are kept, because range errors do not change them."""
+        shift = tuple(map(float, scenario.isocenter_shift_mm))
+        if shift not in self._traced:
+            self._traced.clear()
+        kept = self._traced.setdefault(shift, {})
+        if frustum not in kept:
+            spanned = spanning(frustum, self._frame(scenario), self.image)
+            samples = max(1, round(spanned.slice_mm / min(self.image.spacing_mm)))
+            to_index = gantry_to_index(self._frame(scenario), self.image)
+            kept[frustum] = self.backend.trace(self.materials, to_index, spanned, samples, of)
+        return kept[frustum]
+
+    def _marches(self, scenario: Scenario) -> Iterator[tuple[Frustum, list[tuple[Component, March]]]]:
+        """The marches of a scenario, those that share their rays together."""
+        voxel = voxel_extent_mm(self._frame(scenario), self.grid)
+        for frustum, group in groupby(self.components, key=lambda component: component.frustum):
+            together = list(group)
+            rays = self._rays(frustum, scenario, _met(together))
+            marches = []
+            for component in together:
+                wet = self.backend.wet_mm(rays, _any_group(component)) * scenario.rsp_scale
+                first, last = _span(wet, component.tables, self.beam)
+                marches.append((component, _march(self, component, rays, scenario.rsp_scale, first, last, voxel)))
+            yield rays.frustum, marches
+
+
+def prepare_beam(
+    beam: ProtonBeam,
+    machine: ProtonMachine,
+    maps: MaterialMaps,
+    grid: Grid,
+    patient_position: str,
+    settings: ProtonSettings = ProtonSettings(),
+    backend: Backend | None = None,
+    materials: Materials | None = None,
+) -> BeamModel:
+    """Everything about a beam that no scenario changes. materials: `maps` where the backend holds them already.
+
+    Errors: MachineError when an energy lies outside the model; GeometryError when no ray meets the patient.
+    """
+    backend = backend or cpu()
+    materials = materials or Materials(backend.put(maps.rsp.values), backend.put(maps.scattering.values))
+    layers = beam_layers(beam, machine)
+    model = BeamModel(
+        beam, machine, layers, materials, maps.rsp.grid, grid, patient_position, (), settings, backend
+    )  # fmt: skip
+    frame = model._frame(NOMINAL)
+    voxel = voxel_extent_mm(frame, grid)
+    pitch = float(np.clip(np.sqrt(voxel[0] * voxel[1]) / np.sqrt(2.0), 0.5 * settings.pitch_mm, settings.pitch_mm))
+    slice_mm = float(np.clip(voxel[2], 0.5 * settings.slice_mm, settings.slice_mm))
+    present = kinds(layers, beam.range_shifter)
+    components: list[Component] = []
+    for kind in present:
+        tables = component_tables(kind, layers, machine, beam.range_shifter)
+        frustum = _frustum(kind, present, model, frame, pitch, slice_mm)
+        if not components:
+            everywhere = np.ones(frustum.shape[1:], dtype=np.bool_)
+            rays = model._rays(frustum, NOMINAL, everywhere)
+            first, last = _span(backend.wet_mm(rays, everywhere), tables, beam)
+            reach_mm = rays.frustum.slice_center_mm[[first, last - 1]]
+        narrowest = _narrowest(model, kind, frustum, reach_mm)
+        fluence = _fluence(kind, frustum, narrowest, layers, beam.spot_uv_mm, beam.spot_mu)
+        reached = fluence
+        if not np.all(beam.spot_mu):
+            reached = _fluence(kind, frustum, narrowest, layers, beam.spot_uv_mm, np.ones(len(beam.spot_mu)))
+        tables = replace(tables, dose=backend.put(tables.dose))
+        active = np.asarray(reached.any(axis=3))
+        components.append(Component(kind, frustum, tables, narrowest, backend.put(fluence), active))
+    return replace(model, components=tuple(components))
 
 
 def beam_dose(
@@ -61,131 +251,142 @@ def beam_dose(
     patient_position: str,
     scenario: Scenario = NOMINAL,
     settings: ProtonSettings = ProtonSettings(),
+    backend: Backend | None = None,
 ) -> Float32:
-    """Physical dose to water of one fraction of `beam`, Gy, float32 of grid.shape.
-
-    Errors: MachineError when an energy lies outside the model; GeometryError when no ray meets the patient.
-    """
-    isocenter = np.asarray(beam.isocenter_mm) + np.asarray(scenario.isocenter_shift_mm)
-    frame = beam_frame(isocenter, beam.gantry_deg, beam.couch_deg, patient_position)
-    dose = np.zeros(grid.shape, dtype=np.float32)
-    for part in beam_parts(beam, machine):
-        if any(p.any() for p in part.protons):
-            _add_part(part, beam, machine, maps, frame, scenario.rsp_scale, settings, grid, dose)
-    return dose
+    """Physical dose to water of one fraction of `beam`, Gy, float32 of grid.shape; errors as `prepare_beam`."""
+    backend = backend or cpu()
+    model = prepare_beam(beam, machine, maps, grid, patient_position, settings, backend)
+    # The cubic between slices undershoots zero by parts in ten thousand behind sharp edges.
+    return backend.get(model.dose(scenario)).clip(0.0, None)
 
 
-def _add_part(
-    part: BeamPart, beam: ProtonBeam, machine: ProtonMachine, maps: MaterialMaps, frame: BeamFrame, rsp_scale: float,
-    settings: ProtonSettings, grid: Grid, dose: Float32,
-) -> None:  # fmt: skip
-    """Add the dose of one part of the beam to `dose`."""
-    sigmas = WIDE_SIGMAS if part.wide else LATERAL_SIGMAS
-    pitch = settings.wide_pitch_mm if part.wide else settings.pitch_mm
-    largest = part_variance(part, machine, np.zeros(1), beam.range_shifter).max()
-    margin = sigmas * np.sqrt(largest + (WATER_SPREAD * lookup.range_at(machine, part.energy_mev).max()) ** 2)
+def _any_group(component: Component) -> npt.NDArray[np.bool_]:
+    active: npt.NDArray[np.bool_] = np.any(component.active, axis=0)
+    return active
+
+
+def _met(components: list[Component]) -> npt.NDArray[np.bool_]:
+    """(n_v, n_u) rays that protons of any of the components can come to: those of the core move to their neighbours."""
+    if any(component.kind is Kind.CORE for component in components):
+        return np.ones(components[0].frustum.shape[1:], dtype=np.bool_)
+    met: npt.NDArray[np.bool_] = np.any([_any_group(component) for component in components], axis=0)
+    return met
+
+
+def _variance(model: BeamModel, kind: Kind, z_mm: Array) -> Array:
+    """(n_z, n_layer, 2) optical variance of the Gaussian that a component belongs to."""
+    energy, gaussian = model.layers.energy_mev, int(kind is Kind.WIDE)
+    scatter = TAIL_WIDTH**2 if kind is Kind.TAIL else 1.0
+    return lookup.optics_variance(model.machine, energy, gaussian, z_mm, model.beam.range_shifter, scatter)
+
+
+def _frustum(
+    kind: Kind, of: tuple[Kind, ...], model: BeamModel, frame: BeamFrame, pitch_mm: float, slice_mm: float
+) -> Frustum:
+    """The rays of a component, wide enough for all of the components `of` the beam that share them."""
+    beam, machine = model.beam, model.machine
+    factor = PITCH_FACTOR[kind]
+    core = kind is Kind.CORE
+    water = WATER_SPREAD * lookup.range_at(machine, model.layers.energy_mev).max()
+    added = water if core else HALO_SIGMA_MM if factor == 2 else 2.0 * HALO_SIGMA_MM
+    widest = max(_variance(model, k, np.zeros(1)).max() for k in Kind if PITCH_FACTOR[k] == factor and k in of)
+    margin = (CORE_SIGMAS if core else WIDE_SIGMAS) * np.sqrt(widest + added**2)
     low, high = beam.spot_uv_mm.min(axis=0) - margin, beam.spot_uv_mm.max(axis=0) + margin
     box = (low[0], high[0], low[1], high[1])
-    frustum = frustum_around(frame, maps.rsp.grid, box, machine.source_distance_mm, pitch, settings.slice_mm)
-    rays = trace_rays(frustum, frame, maps.rsp, maps.scattering, rsp_scale)
-    first = entrance_slice(rays, beam)
-    tables = layer_tables(part, machine, beam.range_shifter, central_entrance_mm(frustum, rays, beam))
-    span = (first, _last_slice(rays, len(tables.cumulative)))
-    variance = part_variance(part, machine, frustum.slice_center_mm, beam.range_shifter)
-    square = frustum.magnification[:, None, :] ** 2
-    narrowest = (variance / square)[slice(*span)].min(axis=0)
-    residual = np.maximum(variance - narrowest * square, 0.0).astype(np.float32)
-    fluence = _fluence(frustum, part, beam.spot_uv_mm, np.maximum(narrowest, (0.5 * pitch) ** 2))
-    peak = fluence.max()
-    fluence /= peak
-    values = _march(
-        frustum, rays, tables, fluence, residual, span, settings.wide_bins if part.wide else settings.width_bins
-    )
-    values *= (peak / np.prod(frustum.magnification, axis=1)).astype(np.float32)[:, None, None]
-    add_to_grid(values, frustum, frame, grid, dose)
+    source = machine.source_distance_mm
+    return frustum_around(frame, model.image, box, source, pitch_mm * factor, slice_mm)
 
 
-def entrance_slice(rays: TracedRays, beam: ProtonBeam) -> int:
-    """The slice in front of the first where a ray has entered the patient."""
-    entered = np.flatnonzero(rays.wet_mm.max(axis=(1, 2)) > ENTERED_WET_MM)
+def _span(wet_mm: Float32, tables: Tables, beam: ProtonBeam) -> tuple[int, int]:
+    """First slice of the march, and one past the last where a ray has not gone through the whole table."""
+    entered = np.flatnonzero(wet_mm[:, 1] > ENTERED_WET_MM)
     if not len(entered):
         raise GeometryError(
             f"beam {beam.number} '{beam.name}': no ray meets the patient; "
             "check isocentre, gantry and couch angle and patient position"
         )
-    return max(int(entered[0]) - 1, 0)
+    alive = np.flatnonzero(wet_mm[:-1, 0] < tables.dose.shape[2] * TABLE_STEP_MM)
+    return max(int(entered[0]) - 1 - SLICES_AHEAD, 0), int(alive[-1]) + 1
 
 
-def central_entrance_mm(frustum: Frustum, rays: TracedRays, beam: ProtonBeam) -> float:
-    """Gantry z where the ray through the middle of the spots enters the patient."""
-    u, v = beam.spot_uv_mm.mean(axis=0)
-    middle = rays.wet_mm[:, int(np.abs(frustum.v_mm - v).argmin()), int(np.abs(frustum.u_mm - u).argmin())]
-    return frustum.top_mm - frustum.slice_mm * int(np.argmax(middle > ENTERED_WET_MM))
-
-
-def _last_slice(rays: TracedRays, n_wet: int) -> int:
-    """One past the last slice where a ray has not yet gone through the whole table."""
-    alive = np.flatnonzero(rays.wet_mm[:-1].min(axis=(1, 2)) < n_wet * TABLE_STEP_MM)
-    return int(alive[-1]) + 1
-
-
-def _fluence(frustum: Frustum, part: BeamPart, spot_uv_mm: Array, variance: Array) -> Float32:
-    """(n_v, n_u, n_layer) 1e9 protons per mm2 of the isocentre plane; variance (n_layer, 2) of the spots there."""
-    out = np.empty((*frustum.shape[1:], len(part.energy_mev)), dtype=np.float32)
-    for i, (spots, protons) in enumerate(zip(part.spots, part.protons, strict=True)):
-        u, v = spot_uv_mm[spots].T
-        rows = _gaussian(frustum.v_mm, v, variance[i, 1]) * protons[:, None]
-        out[:, :, i] = rows.T @ _gaussian(frustum.u_mm, u, variance[i, 0])
-    return out
-
-
-def _gaussian(x_mm: Array, center_mm: Array, variance: float) -> Array:
-    return np.exp(-0.5 * (x_mm - center_mm[:, None]) ** 2 / variance) / np.sqrt(2.0 * np.pi * variance)
-
-
-def slice_widths(
-    frustum: Frustum, rays: TracedRays, tables: LayerTables, fluence: Float32, span: tuple[int, int]
-) -> Iterator[tuple[int, Float32]]:
-    """March through the slices of `span`; yields each with the variance (n_v, n_u, n_layer), mm2, that the patient has
-    added at its centre to every (ray, layer) with fluence. The array is the same each time, overwritten.
-    """
-    width = np.zeros(fluence.shape, dtype=np.float32)
-    step = frustum.step_mm
-    grain = np.float32(TABLE_STEP_MM)
-    wide = len(tables.first_sigma) > 0
-    moments = np.zeros((*frustum.shape[1:], 0 if wide else fluence.shape[2], 3), dtype=np.float32)
-    sigma = np.tile(tables.first_sigma, (*frustum.shape[1:], 1))
-    for k in range(*span):
-        top, bottom = rays.wet_mm[k], rays.wet_mm[k + 1]
-        if wide:
-            halo_step(tables.slope, tables.angle, tables.extra, grain, top, bottom, fluence, step, sigma, width)
-        else:
-            scatter_step(tables.power, grain, top, bottom, rays.scattering[k], fluence, step, moments, width)
-        yield k, width
+def _narrowest(model: BeamModel, kind: Kind, frustum: Frustum, reach_mm: Array) -> Array:
+    """(n_layer, 2) smallest optical variance between two heights, per isocentre-plane millimetre squared."""
+    z = np.linspace(reach_mm[0], reach_mm[1], 50)
+    square = (1.0 - z[:, None, None] / np.asarray(frustum.source_mm)) ** 2
+    narrowest: Array = (_variance(model, kind, z) / square).min(axis=0)
+    return np.maximum(narrowest, (0.5 * frustum.pitch_mm) ** 2)
 
 
 def _march(
-    frustum: Frustum, rays: TracedRays, tables: LayerTables, fluence: Float32, residual: Float32, span: tuple[int, int],
-    n_bins: int,
-) -> Float32:  # fmt: skip
-    """(n_slice, n_v, n_u) deposits, spread: Gy mm2 per 1e9 protons times fluence."""
-    _, n_v, n_u = frustum.shape
-    out = np.zeros(frustum.shape, dtype=np.float32)
-    bins = np.empty((n_bins, n_v, n_u), dtype=np.float32)
-    moments = np.empty((n_v, n_bins, 2), dtype=np.float32)
-    work = np.empty_like(bins)
-    rows = np.empty(n_v, dtype=np.float32)
-    grain = np.float32(TABLE_STEP_MM)
-    pixel = frustum.pitch_mm * frustum.magnification
-    for k, width in slice_widths(frustum, rays, tables, fluence, span):
-        top, bottom = rays.wet_mm[k], rays.wet_mm[k + 1]
-        largest_variance(tables.cumulative, grain, top, fluence, width, rows)
-        largest = float(rows.max()) + float(residual[k].mean(axis=1).max())
-        sigma_step = np.float32(max(1.0001 * np.sqrt(largest), 1e-3) / (n_bins - 1))
-        bins[...] = 0.0
-        moments[...] = 0.0
-        deposit_slice(
-            tables.cumulative, tables.share, grain, top, bottom, fluence, width, residual[k], sigma_step, bins, moments
-        )
-        spread_bins(bins, moments, sigma_step, pixel[k], work, out[k])
+    model: BeamModel, component: Component, rays: Rays, scale: float, first: int, last: int, voxel_mm: Array
+) -> March:
+    frustum, tables, kind = rays.frustum, component.tables, component.kind
+    square = frustum.magnification[:, None, :] ** 2
+    residual = np.maximum(_variance(model, kind, frustum.slice_center_mm) - component.narrowest_mm2 * square, 0.0)
+    # Linear interpolation between rays widens by a sixth of their distance squared, the mean over a voxel by a twelfth.
+    residual += np.maximum(voxel_mm[:2] ** 2 / 12.0 - frustum.pitch_mm**2 / 6.0 * square, 0.0)
+    groups = [residual[:, g * LANES : (g + 1) * LANES].mean(axis=(1, 2)) for g in range(model.layers.groups)]
+    excess = 0.5 * (residual[..., 0] - residual[..., 1]).mean(axis=1)
+    start, start_wet = tables.start, ENTERED_WET_MM
+    shifter = model.beam.range_shifter
+    if kind in (Kind.SHIFTER_HALO, Kind.RECOIL) and shifter is not None:
+        gap = max(shifter.downstream_face_mm - (frustum.top_mm - first * frustum.slice_mm), 0.0)
+        v, c, t = start[:, 0], start[:, 1], tables.angle_square
+        start, start_wet = np.column_stack([v + 2.0 * c * gap + t * gap**2, c + t * gap]), -1.0
+    interval_mm = model.settings.mixing_mm if kind is Kind.CORE else MEMORY_MM
+    step = max(1, round(interval_mm / frustum.slice_mm))
+    return March(
+        tables=tables,
+        rays=rays,
+        scatters=kind.scatters,
+        mixes=kind is Kind.CORE,
+        scale=scale,
+        bounds=(*range(first, last, step), last),
+        residual_mm2=np.stack(groups, axis=1).astype(np.float32),
+        excess_mm2=excess.astype(np.float32),
+        start=start.astype(np.float32),
+        start_wet_mm=start_wet,
+        active=component.active,
+    )
+
+
+def _profiles(
+    frustum: Frustum, narrowest_mm2: Array, layers: Layers, spot_uv_mm: Array
+) -> Iterator[tuple[int, npt.NDArray[np.intp], Array, Array]]:
+    """Per layer: its index, its spots, and their Gaussians (spot, n_u) along u and (spot, n_v) along v, per mm."""
+    for layer in range(len(layers.energy_mev)):
+        spots = np.flatnonzero(layers.spot_layer == layer)
+        u, v = spot_uv_mm[spots].T
+        var_u, var_v = narrowest_mm2[layer]
+        yield layer, spots, _gaussian(frustum.u_mm, u, var_u), _gaussian(frustum.v_mm, v, var_v)
+
+
+def _gaussian(x_mm: Array, center_mm: Array, variance: float) -> Array:
+    square = (x_mm - center_mm[:, None]) ** 2 / variance
+    return np.where(square < CUT_SIGMAS**2, np.exp(-0.5 * square), 0.0) / np.sqrt(2.0 * np.pi * variance)
+
+
+def _protons_per_mu(kind: Kind, layers: Layers, layer: int, spots: npt.NDArray[np.intp]) -> Array:
+    wide = float(layers.wide_share[layer])
+    return layers.protons_per_mu[spots] * (wide if kind is Kind.WIDE else 1.0 - wide)
+
+
+def _fluence(
+    kind: Kind, frustum: Frustum, narrowest_mm2: Array, layers: Layers, spot_uv_mm: Array, spot_mu: Array
+) -> Float32:
+    """(group, n_v, n_u, LANES) 1e9 protons per mm2 of the isocentre plane."""
+    out = np.zeros((layers.groups, *frustum.shape[1:], LANES), dtype=np.float32)
+    for layer, spots, along_u, along_v in _profiles(frustum, narrowest_mm2, layers, spot_uv_mm):
+        protons = spot_mu[spots] * _protons_per_mu(kind, layers, layer, spots)
+        out[layer // LANES, :, :, layer % LANES] = (along_v * protons[:, None]).T @ along_u
+    return out
+
+
+def _spots(component: Component, layers: Layers, spot_uv_mm: Array, fluence: Float32) -> Array:
+    """(n_spot,) the transpose of `_fluence`."""
+    out = np.zeros(len(layers.spot_layer))
+    for layer, spots, along_u, along_v in _profiles(component.frustum, component.narrowest_mm2, layers, spot_uv_mm):
+        plane = fluence[layer // LANES, :, :, layer % LANES].astype(np.float64)
+        protons = _protons_per_mu(component.kind, layers, layer, spots)
+        out[spots] = ((along_v @ plane) * along_u).sum(axis=1) * protons
     return out

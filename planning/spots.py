@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt
 
-from doseeng.beamseye import frustum_around, trace_rays
+from doseeng.backend import Materials
+from doseeng.beamseye import frustum_around, gantry_to_index
+from doseeng.cpu import cpu
 from doseeng.errors import GeometryError, PlanError
 from doseeng.grid import BeamFrame, Volume
 from doseeng.machines import lookup
@@ -105,16 +107,21 @@ def _reached(
     (u0, v0), (u1, v1) = uv.min(axis=0), uv.max(axis=0)
     frustum = frustum_around(frame, target.grid, (u0, u1, v0, v1), machine.source_distance_mm, spacing_mm, SLICE_MM)
     # The tracer samples a second volume along the rays; here it is the target instead of the scattering power.
-    rays = trace_rays(frustum, frame, maps.rsp, target, 1.0)
+    backend = cpu()
+    both = Materials(backend.put(maps.rsp.values), backend.put(target.values))
+    everywhere = np.ones(frustum.shape[1:], dtype=np.bool_)
+    rays = backend.trace(both, gantry_to_index(frame, target.grid), frustum, 1, everywhere)
     inside = rays.scattering >= INSIDE
     hit = inside.any(axis=0)
     first = inside.argmax(axis=0)
-    last = inside.shape[0] - inside[::-1].argmax(axis=0)
-    near = np.take_along_axis(rays.wet_mm, first[None], axis=0)[0][hit]
-    far = np.take_along_axis(rays.wet_mm, last[None], axis=0)[0][hit]
+    last = inside.shape[0] - 1 - inside[::-1].argmax(axis=0)
+    water = rays.rsp * frustum.step_mm
+    behind = np.cumsum(water, axis=0, dtype=np.float64)
+    near = np.take_along_axis(behind - water, first[None], axis=0)[0][hit]
+    far = np.take_along_axis(behind, last[None], axis=0)[0][hit]
     row, column = np.nonzero(hit)
     positions = np.column_stack([frustum.u_mm[column], frustum.v_mm[row]])
-    return positions, near.astype(np.float64), far.astype(np.float64)
+    return positions, near, far
 
 
 def _layers(machine: ProtonMachine, near_mm: float, far_mm: float) -> list[tuple[float, float, float]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import asdict
 
 from doseeng.errors import Notice
 from doseeng.scenario import Scenario
+from robust.anchor import FORMULA, Anchoring
 from robust.result import GoalResult, RobustReport
 
 SCHEMA_VERSION = 1
@@ -33,9 +35,15 @@ def report_to_json(report: RobustReport) -> dict[str, object]:
         ],
         "worst_scenario": report.scenarios[report.worst_index].name,
         "structures": {band.structure: {"volume_cm3": _number(band.volume_cm3)} for band in report.bands},
+        "anchoring": report.anchoring and anchoring_to_json(report.anchoring),
         "notices": [_notice(notice) for notice in report.notices],
         "provenance": report.provenance,
     }
+
+
+def anchoring_to_json(anchoring: Anchoring) -> dict[str, object]:
+    """What the scenario doses are anchored to, by which formula, and how well the nominal doses agree."""
+    return {**asdict(anchoring), "formula": FORMULA if anchoring.is_used else None}
 
 
 def _goal(result: GoalResult, scenarios: tuple[Scenario, ...]) -> dict[str, object]:

@@ -12,6 +12,7 @@ from doseeng.dose import Dose
 from doseeng.errors import Notice
 from doseeng.grid import Volume
 from doseeng.scenario import Scenario
+from robust.anchor import Anchoring
 from robust.goals import Goal
 
 
@@ -88,7 +89,8 @@ class RobustReport:
     voxel_min, voxel_max: per voxel over all scenarios, Gy. voxel_mean, voxel_std: likewise, the standard deviation over
     the scenarios as a population (a spread over a grid of errors, no probability). reasons: sentences behind the
     verdict, most important first.
-    provenance: JSON-ready dictionary (code version, hashes, machine, settings).
+    provenance: JSON-ready dictionary (code version, hashes, machine, settings). anchoring: the reference dose that all
+    scenario doses, and so everything here, are anchored to; None when they are the engine's alone.
     """
 
     case_key: str
@@ -107,3 +109,4 @@ class RobustReport:
     provenance: dict[str, object] = field(default_factory=dict)
     voxel_mean: Volume | None = None
     voxel_std: Volume | None = None
+    anchoring: Anchoring | None = None

@@ -14,6 +14,7 @@ from cluster.cli.console import ExitCode, show_error
 from cluster.cli.demo import demo
 from cluster.cli.dose import dose
 from cluster.cli.evaluate import evaluate
+from cluster.cli.let import let
 from cluster.cli.machine import app as machine_app
 from doseeng.errors import DoseengError
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(dose)
 app.command()(evaluate)
+app.command()(let)
 app.add_typer(case_app, name="case")
 app.add_typer(machine_app, name="machine")
 

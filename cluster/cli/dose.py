@@ -41,6 +41,7 @@ def dose(
     spacing: options.Spacing = 3.0,
     gantry: options.Gantry = None,
     accept_patient_mismatch: options.AcceptMismatch = False,
+    backend: options.BackendOption = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Recalculate a DICOM plan on its CT and write the dose as RTDOSE.
@@ -55,7 +56,7 @@ def dose(
         case = options.load_case(case_dir, plan, accept_patient_mismatch, gantry)
         quantity = Quantity.PHYSICAL if physical else _quantity_of(case)
         settings = EngineSettings(spacing_mm=spacing, quantity=quantity)
-        prepared = options.prepare_case(case, machine, machine_folder, hu_table, settings)
+        prepared = options.prepare_case(case, machine, machine_folder, hu_table, settings, backend)
     if case.dicom is None:
         raise ConfigError("the case was not read from DICOM; there is nothing to refer to in an RTDOSE")
     with progress_bar("Computing dose", quiet=as_json) as progress:

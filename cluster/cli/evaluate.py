@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cluster.cli import options
 from cluster.cli.console import ExitCode, badge, err, out, print_json, progress_bar, show_line, show_notices
-from cluster.robustness import RobustnessRequest, run_robustness
+from cluster.robustness import RobustnessRequest, read_anchor, run_robustness
 from doseeng.engine import EngineSettings
 from robust.export import report_to_json
 from robust.result import GoalResult, RobustReport
@@ -31,6 +31,18 @@ Report = Annotated[Path | None, typer.Option(help="HTML report to write instead 
 Doses = Annotated[
     Path | None, typer.Option("--doses", help="Folder for RTDOSE of nominal, worst scenario, voxel-wise min and max.")
 ]
+Anchor = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RTDOSE",
+        help=(
+            "Dose of this plan from a better engine, such as the clinic's Monte Carlo. Every scenario dose becomes "
+            "that dose + (own scenario - own nominal): the engine's error is nearly the same in all scenarios and "
+            "cancels. Its grid is the dose grid. Refused when it is of another plan or image (error), or when the "
+            "engine's nominal dose disagrees with it grossly (UNEVALUABLE, with the numbers)."
+        ),
+    ),
+]
 
 LONGEST_WORD = len("range+3.5%")
 """Names of scenarios wrap between their words, also on narrow terminals."""
@@ -45,6 +57,7 @@ def evaluate(
     goals: Goals = None,
     report: Report = None,
     doses: Doses = None,
+    anchor: Anchor = None,
     seed: Annotated[int, typer.Option(help="Seed of random scenario sets.")] = 0,
     plan: options.PlanUid = None,
     machine: options.Machine = None,
@@ -53,12 +66,15 @@ def evaluate(
     spacing: options.Spacing = 3.0,
     gantry: options.Gantry = None,
     accept_patient_mismatch: options.AcceptMismatch = False,
+    backend: options.BackendOption = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Evaluate the robustness of a DICOM plan: goals x scenarios, DVH bands, verdict, HTML report.
 
     The default is the clinical set of 28 scenarios (14 setup directions x range -/+) beside the nominal one. The
     verdict is UNEVALUABLE when a quality gate fails, such as a planning system's dose that the engine cannot reproduce.
+    With a Monte Carlo dose of the plan at hand, give it as --anchor: the nominal dose is then that dose, and scenarios
+    change it by what the engine says changes.
     """
     if doses is not None:
         options.require_outside(case_dir, doses)
@@ -67,11 +83,13 @@ def evaluate(
     with err.status("Reading the case", spinner="dots"):
         case = options.load_case(case_dir, plan, accept_patient_mismatch, gantry)
         settings = EngineSettings(spacing_mm=spacing)
-        prepared = options.prepare_case(case, machine, machine_folder, hu_table, settings)
+        reference = None if anchor is None else read_anchor(anchor, case, accept_patient_mismatch)
+        grid = None if reference is None else reference.volume.grid
+        prepared = options.prepare_case(case, machine, machine_folder, hu_table, settings, backend, grid)
     request = RobustnessRequest(scenarios, site, setup_mm, range_percent, goals, seed)
     with progress_bar("Computing scenario doses", quiet=as_json) as progress:
         result, path = run_robustness(
-            prepared, request, report or Path(f"doseeng-report-{case.key}.html"), doses, progress
+            prepared, request, report or Path(f"doseeng-report-{case.key}.html"), doses, progress, reference
         )
     if as_json:
         print_json({**report_to_json(result), "report": str(path)})
@@ -93,6 +111,8 @@ def show_result(result: RobustReport, path: Path) -> None:
     for goal in result.goals:
         table.add_row(*_cells(goal, result))
     out.print(table)
+    if result.anchoring is not None:
+        show_line(out, escape(str(result.anchoring)))
     out.print(f"Verdict {badge(result.verdict)}")
     for reason in result.reasons:
         show_line(out, f"  • {escape(reason)}")

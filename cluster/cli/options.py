@@ -10,10 +10,12 @@ from typing import Annotated
 
 import typer
 
+from doseeng.backend import BACKENDS, choose
 from doseeng.case import Case
 from doseeng.dicom.case import read_case
 from doseeng.engine import EngineSettings, Prepared, prepare
 from doseeng.errors import ConfigError, Notice
+from doseeng.grid import Grid
 from doseeng.materials import DEFAULT_TABLE, read_hu_table
 
 CaseDir = Annotated[Path, typer.Argument(help="Folder (searched to its depths) or .zip with the DICOM objects.")]
@@ -38,6 +40,9 @@ AcceptMismatch = Annotated[
     typer.Option(
         "--accept-patient-mismatch", help="Go on when objects that belong together carry different patient IDs."
     ),
+]
+BackendOption = Annotated[
+    str, typer.Option("--backend", help=f"Where to compute ({', '.join(BACKENDS)}); auto takes a GPU if there is one.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON for programs.")]
 DEFAULT_HU_TABLE = DEFAULT_TABLE
@@ -84,11 +89,23 @@ def load_case(folder: Path, plan_uid: str | None, accept_mismatch: bool, gantry:
 
 
 def prepare_case(
-    case: Case, machine: str | None, folders: list[Path] | None, hu_table: str, settings: EngineSettings
+    case: Case,
+    machine: str | None,
+    folders: list[Path] | None,
+    hu_table: str,
+    settings: EngineSettings,
+    backend: str,
+    grid: Grid | None = None,
 ) -> Prepared:
     """The engine's preparation with the command line's choices."""
     return prepare(
-        case, machine=machine, machine_folders=folders or [], hu_table=read_hu_table(hu_table), settings=settings
+        case,
+        machine=machine,
+        machine_folders=folders or [],
+        hu_table=read_hu_table(hu_table),
+        grid=grid,
+        settings=settings,
+        backend=choose(backend),
     )
 
 

@@ -6,8 +6,9 @@ and some scenarios lose coverage: a case on which the verdict has something to s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -15,17 +16,18 @@ import numpy.typing as npt
 from scipy.sparse import csc_matrix, hstack
 
 from doseeng.case import Case
+from doseeng.cpu import cpu
 from doseeng.dvh import sample_dose, sample_points
 from doseeng.engine import RBE, prepare, scenario_dose
 from doseeng.grid import Grid, Volume, beam_frame, crop_grid, resample, resampled_grid
-from doseeng.influence import InfluenceSettings, influence_matrix
+from doseeng.influence import influence_matrix
 from doseeng.machines.library import find_machine
 from doseeng.machines.model import ProtonMachine
 from doseeng.masks import mask
 from doseeng.materials import MaterialMaps, material_maps, read_hu_table
 from doseeng.metrics import evaluate_metric
 from doseeng.plan import Plan, Prescription, ProtonBeam
-from doseeng.proton import ProtonSettings, beam_dose
+from doseeng.proton import BeamModel, ProtonSettings, prepare_beam
 from doseeng.structures import StructureSet
 from planning.objectives import Kind, Objective
 from planning.optimize import OptimizeSettings, optimize_weights
@@ -54,10 +56,10 @@ SPARSE: Final = 7
 RING_MM: Final = (10.0, 22.0)
 """Inner and outer distance from the CTV of the shell where the dose must fall."""
 RING_DOSE_GY: Final = 45.0
-NOMINAL_INFLUENCE: Final = InfluenceSettings(cutoff=3e-3)
-SCENARIO_INFLUENCE: Final = InfluenceSettings(pitch_mm=3.0, slice_mm=2.5, cutoff=5e-3)
+PLANNING: Final = ProtonSettings(pitch_mm=2.5, slice_mm=2.5)
+CUTOFF: Final = 3e-3
+SCENARIO_CUTOFF: Final = 5e-3
 """Coarse and quick; what that leaves out the engine puts back, once, between the two optimisations."""
-CORRECTION: Final = ProtonSettings(pitch_mm=2.5, slice_mm=2.5, width_bins=8)
 MIN_SPOT_MU: Final = 0.02
 SCALING_ROOM: Final = 1.05
 """The final scaling may lower spots by a few percent; they stay deliverable."""
@@ -90,10 +92,11 @@ def plan_treatment(ct: Volume, structures: StructureSet, label: str, uid: str, p
     target = mask(structures.by_name("CTV"), ct.grid)
     beams = _fields(target, machine, maps)
     points = _points(structures, target)
-    matrices = _matrices(beams, machine, maps, points, progress)
+    models = [prepare_beam(beam, machine, maps, points.grid, PATIENT_POSITION, PLANNING, cpu()) for beam in beams]
+    matrices = _matrices(models, points, progress)
     start = np.full(matrices[0].shape[1], PRESCRIPTION_GY / float(matrices[0].sum(axis=1)[: points.robust].mean()))
     first = optimize_weights(matrices, points.objectives, start, ROUGH, progress).spot_mu
-    missing = _missing(_weighted(beams, first), machine, maps, points, [m @ first for m in matrices], progress)
+    missing = _missing(models, first, points, [m @ first for m in matrices], progress)
     weights = optimize_weights(matrices, points.objectives, first, FINAL, progress, missing).spot_mu
     plan = Plan(
         label,
@@ -155,9 +158,7 @@ def _points(structures: StructureSet, target: Volume) -> _Points:
     return _Points(grid, voxels, len(ctv), objectives)
 
 
-def _matrices(
-    beams: tuple[ProtonBeam, ...], machine: ProtonMachine, maps: MaterialMaps, points: _Points, progress: Progress
-) -> list[csc_matrix]:
+def _matrices(models: list[BeamModel], points: _Points, progress: Progress) -> list[csc_matrix]:
     """Per scenario the course dose in Gy (RBE) per MU, (points, spots of all beams); rows not asked for are empty."""
     k, j, i = np.unravel_index(points.voxels, points.grid.shape)
     points_mm = points.grid.to_patient(np.column_stack([i, j, k]))
@@ -165,8 +166,8 @@ def _matrices(
     for index, scenario in enumerate(SCENARIOS):
         progress("influence", index, len(SCENARIOS))
         at = points_mm[points.rows(index)]
-        settings = SCENARIO_INFLUENCE if index else NOMINAL_INFLUENCE
-        parts = [influence_matrix(beam, machine, maps, at, PATIENT_POSITION, scenario, settings) for beam in beams]
+        cutoff = SCENARIO_CUTOFF if index else CUTOFF
+        parts = cpu().together([partial(influence_matrix, m, at, scenario, cutoff) for m in models])
         matrix = hstack(parts, format="csc") * np.float32(FRACTIONS * RBE)
         matrix.resize(len(points_mm), matrix.shape[1])
         matrices.append(matrix)
@@ -175,14 +176,15 @@ def _matrices(
 
 
 def _missing(
-    beams: tuple[ProtonBeam, ...], machine: ProtonMachine, maps: MaterialMaps, points: _Points,
+    models: list[BeamModel], spot_mu: npt.NDArray[np.float64], points: _Points,
     planned: list[npt.NDArray[np.float32]], progress: Progress,
 ) -> list[npt.NDArray[np.float64]]:  # fmt: skip
     """Per scenario, what the engine finds beyond the `planned` dose of the matrices at the points."""
     missing = []
+    weights = _per_beam([model.beam for model in models], spot_mu)
     for index, (scenario, dose) in enumerate(zip(SCENARIOS, planned, strict=True)):
         progress("engine correction", index, len(SCENARIOS))
-        exact = sum(beam_dose(b, machine, maps, points.grid, PATIENT_POSITION, scenario, CORRECTION) for b in beams)
+        exact = sum(cpu().together([partial(m.forward, mu, scenario) for m, mu in zip(models, weights, strict=True)]))
         difference = np.zeros(len(points.voxels))
         rows = points.rows(index)
         difference[rows] = FRACTIONS * RBE * np.ravel(exact)[points.voxels[rows]] - dose[rows]
@@ -195,9 +197,12 @@ def _voxels(volume: Volume) -> Voxels:
     return np.flatnonzero(volume.values.ravel() >= INSIDE)
 
 
+def _per_beam(beams: Sequence[ProtonBeam], spot_mu: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+    return np.split(spot_mu, np.cumsum([len(beam.spot_mu) for beam in beams])[:-1])
+
+
 def _weighted(beams: tuple[ProtonBeam, ...], spot_mu: npt.NDArray[np.float64]) -> tuple[ProtonBeam, ...]:
     """The beams with their part of the weights, without dropped spots; numbers as DICOM will hold them (float32)."""
-    parts = np.split(spot_mu, np.cumsum([len(beam.spot_mu) for beam in beams])[:-1])
     return tuple(
         replace(
             beam,
@@ -205,7 +210,7 @@ def _weighted(beams: tuple[ProtonBeam, ...], spot_mu: npt.NDArray[np.float64]) -
             spot_energy_mev=beam.spot_energy_mev[mu > 0],
             spot_mu=mu[mu > 0].astype(np.float32),
         )
-        for beam, mu in zip(beams, parts, strict=True)
+        for beam, mu in zip(beams, _per_beam(beams, spot_mu), strict=True)
     )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit, prange
 
-from doseeng._kernels.interp import trilinear
+from doseeng._kernels.scalar import trilinear
 
 
 @njit(cache=True, parallel=True)

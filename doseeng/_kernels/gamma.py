@@ -9,7 +9,7 @@ point and its range of dose already rule out a smaller gamma than the best one f
 import numpy as np
 from numba import njit, prange
 
-from doseeng._kernels.interp import trilinear
+from doseeng._kernels.scalar import trilinear
 
 BLOCKS = 64
 # Fused multiply-add and reciprocals; no step relies on how infinities or NaN behave.

@@ -2,7 +2,8 @@
 
 Input: a machine with optics and depth doses (an importer's), and per energy the lateral profiles in water at several
 depths. The core is fixed beforehand (optics drift plus Fermi-Eyges scatter), so the profiles decide the nuclear halo
-alone: its share of the depth dose and its width, as functions of energy and depth over range.
+alone: its share of the depth dose and its width, as functions of energy and depth over range. Secondaries stop before
+primaries do, so the share ends at zero at the range.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from scipy.optimize import least_squares
 from scipy.special import erf
 
 from doseeng.errors import MachineError, Notice
+from doseeng.layers import TAIL_SHARE, TAIL_WIDTH
 from doseeng.machines.importers import import_mcsquare
 from doseeng.machines.interpolation import rows_between
 from doseeng.machines.lookup import depth_dose_at, optics_variance, water_scatter_variance
 from doseeng.machines.model import Array, Halo, ProtonMachine
 
 HALO_NODES: Final = np.array([0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97])
+HALO_END: Final = 0.99
 """Depth over range where the halo is fitted; denser where protons stop and the share falls."""
 MAX_SHARE: Final = 0.6
 SIGMA_BOUNDS_MM: Final = (3.0, 80.0)
@@ -127,7 +130,8 @@ def fit_halo(
     share_at, sigma_at, captured_at = (
         rows_between(profiles.energy_mev, np.array(rows), machine.energy_mev) for rows in (shares, sigmas, captures)
     )
-    halo = Halo(HALO_NODES, share_at, sigma_at)
+    ended = np.pad(share_at, ((0, 0), (0, 1)))
+    halo = Halo(np.append(HALO_NODES, HALO_END), ended, np.pad(sigma_at, ((0, 0), (0, 1)), mode="edge"))
     completed = machine.idd / np.array([np.interp(machine.depth_fraction, HALO_NODES, row) for row in captured_at])
     return replace(machine, halo=halo, idd=completed), tuple(residuals)
 
@@ -150,12 +154,17 @@ def _fit_energy(machine: ProtonMachine, profiles: WaterProfiles, index: int) -> 
     n = len(HALO_NODES)
 
     def model(parameters: Array) -> tuple[Array, Array]:
-        share = np.interp(depth / range_mm, HALO_NODES, parameters[:n])
+        share = np.interp(depth / range_mm, np.append(HALO_NODES, HALO_END), np.append(parameters[:n], 0.0))
         sigma = np.interp(depth / range_mm, HALO_NODES, np.exp(parameters[n:]))
         shape = np.zeros_like(measured)
         captured = np.zeros(len(depth))
         for beam_share, optics, scatter in beams:
-            for part, extra in ((beam_share * (1.0 - share), scatter), (beam_share * share, sigma**2)):
+            primary = beam_share * (1.0 - share)
+            for part, extra in (
+                (primary * (1.0 - TAIL_SHARE), scatter),
+                (primary * TAIL_SHARE, scatter * TAIL_WIDTH**2),
+                (beam_share * share, sigma**2),
+            ):
                 bins_x, inside_x = _binned(profiles, optics[:, 0] + extra)
                 bins_y, inside_y = _binned(profiles, optics[:, 1] + extra)
                 shape += part[:, None] * np.stack([bins_x * inside_y[:, None], bins_y * inside_x[:, None]])

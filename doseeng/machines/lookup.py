@@ -49,19 +49,25 @@ def mean_energy_at(machine: ProtonMachine, energy_mev: Array) -> Array:
     return rows_at(machine, machine.mean_energy_mev, energy_mev)
 
 
-def scattering_power_at(machine: ProtonMachine, energy_mev: float, depth_mm: Array) -> Array:
-    """Scattering power of water at depths in water, rad2/mm."""
-    mean = float(mean_energy_at(machine, np.atleast_1d(float(energy_mev)))[0])
+def scattering_power_at(machine: ProtonMachine, energy_mev: Array, depth_mm: Array) -> Array:
+    """(n_energy, n_depth) scattering power of water at depths in water, rad2/mm."""
+    mean = mean_energy_at(machine, np.asarray(energy_mev, dtype=np.float64))[:, None]
     residual = np.maximum(protonphysics.water_range_mm(mean) - depth_mm, MIN_RESIDUAL_MM)
     return protonphysics.scattering_power_water(residual, mean)
 
 
 def optics_variance(
-    machine: ProtonMachine, energy_mev: Array, gaussian: int, z_mm: Array, shifter: RangeShifter | None = None
+    machine: ProtonMachine,
+    energy_mev: Array,
+    gaussian: int,
+    z_mm: Array,
+    shifter: RangeShifter | None = None,
+    scatter: float = 1.0,
 ) -> Array:
     """(n_z, n_energy, 2) lateral variance in mm2 (x, y) at gantry heights z_mm, without patient scatter.
 
-    Drift of the machine's Gaussian from its reference plane, plus the range shifter's scatter drifting from its face.
+    Drift of the machine's Gaussian from its reference plane, plus the range shifter's scatter drifting from its face,
+    times `scatter`.
     """
     optics = machine.optics
     sigma = rows_at(machine, optics.sigma_mm[:, gaussian], energy_mev)
@@ -72,7 +78,7 @@ def optics_variance(
     if shifter is not None:
         a0, a1, a2 = _shifter_moments(machine, energy_mev, shifter)
         behind = np.maximum(shifter.downstream_face_mm - z_mm, 0.0)[:, None]
-        variance = variance + (a2 + 2.0 * a1 * behind + a0 * behind**2)[..., None]
+        variance = variance + scatter * (a2 + 2.0 * a1 * behind + a0 * behind**2)[..., None]
     return variance
 
 
@@ -84,7 +90,7 @@ def _shifter_moments(machine: ProtonMachine, energy_mev: Array, shifter: RangeSh
     passed = (np.arange(steps) + 0.5) / steps
     thickness = shifter.wet_mm / rsp
     to_face = thickness * (1.0 - passed)
-    power = np.array([scattering_power_at(machine, e, shifter.wet_mm * passed) for e in energy_mev])
+    power = scattering_power_at(machine, energy_mev, shifter.wet_mm * passed)
     power *= scattering * thickness / steps
     return power.sum(axis=1), (power * to_face).sum(axis=1), (power * to_face**2).sum(axis=1)
 
@@ -93,7 +99,7 @@ def water_scatter_variance(machine: ProtonMachine, energy_mev: float, depth_mm: 
     """Lateral variance in mm2 that multiple scattering in water has built up at ascending depths (d,), mm."""
     step = 0.5
     inner = np.arange(0.5 * step, float(depth_mm[-1]) + step, step)
-    power = scattering_power_at(machine, energy_mev, inner) * step
+    power = scattering_power_at(machine, np.array([float(energy_mev)]), inner)[0] * step
     sums = [np.concatenate([[0.0], np.cumsum(power * inner**n)]) for n in range(3)]
     edges = np.concatenate([[0.0], inner + 0.5 * step])
     s0, s1, s2 = (np.interp(depth_mm, edges, s) for s in sums)

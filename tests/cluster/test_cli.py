@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from cluster import robustness
-from doseeng.dicom.rtdose import read_dose
+from doseeng.case import DicomContext
+from doseeng.dicom.rtdose import read_dose, write_dose
+from doseeng.dicom.writing import patient_module, study_module
 from doseeng.errors import DicomError
 from doseeng.grid import Volume
 from doseeng.machines.file import read_machine, write_machine
@@ -186,6 +189,116 @@ def test_dose_that_is_not_reproduced_makes_it_unevaluable(doseeng: Run, water_ca
     assert done.code == 3
     assert "UNEVALUABLE" in done.out
     assert "nominal-disagrees" in done.out
+
+
+# --- evaluate --anchor ----------------------------------------------------------------------------------------------
+
+
+def anchor_file(water_case: Any, case_dir: Path, path: Path, scale: float = 0.99, **changes: Any) -> Path:
+    """An RTDOSE beside the case: its plan dose, scaled, with other DICOM attributes where asked."""
+    plan = water_case.case.doses[0]
+    dataset = dcmread(case_dir / "rd.dcm")
+    context = DicomContext(
+        str(dataset.FrameOfReferenceUID), patient_module(dataset), study_module(dataset), str(dataset.SeriesInstanceUID)
+    )
+    values = Volume(plan.volume.grid, plan.volume.values * np.float32(scale))
+    write_dose(path, replace(plan, volume=values, uid=""), context, water_case.case.plan)
+    if changes:
+        dataset = dcmread(path)
+        for keyword, value in changes.items():
+            if keyword == "plan":
+                dataset.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID = value
+            else:
+                setattr(dataset, keyword, value)
+        dataset.save_as(path)
+    return path
+
+
+def test_evaluate_anchored(doseeng: Run, water_case: Any, case_dir: Path, tmp_path: Path) -> None:
+    path = anchor_file(water_case, case_dir, tmp_path / "mc.dcm")
+    uid = read_dose(path).uid
+    options = ("--scenarios", "6", "--setup-mm", "4", "--anchor", path)
+    done = doseeng("evaluate", case_dir, *options, "--report", "r.html", "--doses", "doses")
+    assert done.code in (0, 1, 2), done.err
+    told = f"Scenario doses are anchored to RTDOSE {uid}"
+    assert told in done.out
+    # The report is made of one piece; its text says the same as the terminal.
+    page = " ".join(Path("r.html").read_text().split())
+    assert told in page
+    assert "reference dose + (own scenario dose - own nominal dose)" in page
+    assert "mean ratio 1.010" in page
+    for name in DOSES:
+        written = dcmread(tmp_path / "doses" / f"{name}.dcm")
+        assert "anchored to RTDOSE sha256" in written.DoseComment
+        assert written.SeriesDescription == f"doseeng anchored {name}"
+    np.testing.assert_allclose(
+        read_dose(Path("doses/nominal.dcm")).volume.values, read_dose(path).volume.values, atol=1e-6
+    )
+
+
+@pytest.mark.usefixtures("no_report")
+def test_anchored_result_for_programs(doseeng: Run, water_case: Any, case_dir: Path, tmp_path: Path) -> None:
+    path = anchor_file(water_case, case_dir, tmp_path / "mc.dcm")
+    done = doseeng("evaluate", case_dir, "--scenarios", "nominal", "--anchor", path, "--json")
+    anchoring = done.result["anchoring"]
+    assert anchoring["uid"] == read_dose(path).uid
+    assert anchoring["mean_ratio"] == pytest.approx(1.01, abs=0.001)
+    assert anchoring["is_used"] is True
+    assert done.result["provenance"]["anchor"] == anchoring
+    # The path, which may hold a name, is no part of the result.
+    assert "mc.dcm" not in done.out
+    plain = doseeng("evaluate", case_dir, "--scenarios", "nominal", "--json")
+    assert plain.result["anchoring"] is None
+
+
+@pytest.mark.usefixtures("no_report")
+def test_anchor_sets_the_dose_grid(doseeng: Run, water_case: Any, plan_only: Path, tmp_path: Path) -> None:
+    """A case without doses has no grid of its own."""
+    dataset = dcmread(plan_only / "rs.dcm")
+    context = DicomContext(
+        dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID,
+        patient_module(dataset),
+        study_module(dataset),
+        "1.2.3",
+    )
+    write_dose(tmp_path / "mc.dcm", replace(water_case.case.doses[0], uid=""), context, water_case.case.plan)
+    options = ("--scenarios", "nominal", "--spacing", "6", "--anchor", "mc.dcm", "--json")
+    done = doseeng("evaluate", plan_only, *options)
+    assert done.code == 0, done.out
+    assert done.result["provenance"]["dose_grid"]["shape"] == [30, 40, 40]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"plan": "1.2.3"}, "DicomError", "of plan 1.2.3"),
+        ({"DoseSummationType": "FRACTION"}, "DicomError", "expected PLAN"),
+        ({"FrameOfReferenceUID": "1.2.3"}, "GeometryError", "frame of reference 1.2.3"),
+        ({"PatientID": "QZ-1"}, "DicomError", "--accept-patient-mismatch"),
+        ({"DoseUnits": "RELATIVE"}, "DicomError", "expected GY"),
+    ],
+)
+@pytest.mark.usefixtures("no_report")
+def test_a_file_that_cannot_be_the_anchor_is_an_error(
+    doseeng: Run, water_case: Any, case_dir: Path, tmp_path: Path, changes: dict[str, str], kind: str, message: str
+) -> None:
+    path = anchor_file(water_case, case_dir, tmp_path / "mc.dcm", **changes)
+    done = doseeng("evaluate", case_dir, "--scenarios", "nominal", "--anchor", path, "--json")
+    assert done.code == 4
+    assert done.result["error"]["type"] == kind
+    assert message in done.result["error"]["message"]
+    for secret in (*water_case.secrets, "QZ-1"):
+        assert secret not in done.out + done.err
+
+
+@pytest.mark.usefixtures("no_report")
+def test_an_anchor_that_disagrees_is_unevaluable(doseeng: Run, water_case: Any, case_dir: Path, tmp_path: Path) -> None:
+    path = anchor_file(water_case, case_dir, tmp_path / "mc.dcm", 0.8)
+    done = doseeng("evaluate", case_dir, "--anchor", path)
+    assert done.code == 3
+    assert "Not anchored to RTDOSE" in done.out
+    assert "mean ratio 1.250" in done.out
+    assert "1 doses" in done.out
 
 
 def test_full_evaluation(doseeng: Run, plan_only: Path, tmp_path: Path) -> None:

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from cluster import robustness
-from cluster.robustness import RobustnessRequest, requested_scenarios, run_robustness
-from doseeng.dicom.rtdose import read_dose
+from cluster.robustness import RobustnessRequest, read_anchor, requested_scenarios, run_robustness
+from doseeng.dicom.rtdose import read_dose, write_dose
 from doseeng.dicom.writing import new_context
-from doseeng.dose import Quantity
+from doseeng.dose import Dose, Quantity
 from doseeng.engine import Prepared, prepare, scenario_dose
-from doseeng.errors import ConfigError, DicomError
-from doseeng.grid import Volume
+from doseeng.errors import ConfigError, DicomError, GeometryError
+from doseeng.grid import Grid, Volume
 from doseeng.scenario import NOMINAL, Scenario
+from robust.export import report_to_json
 from robust.result import Verdict
 
 
@@ -157,3 +158,139 @@ def test_doses_need_a_dicom_case(prepared: Prepared, tmp_path: Path) -> None:
     foreign = replace(prepared, case=replace(prepared.case, dicom=None))
     with pytest.raises(DicomError, match="not read from DICOM"):
         run_robustness(foreign, RobustnessRequest("nominal"), tmp_path / "r.html", tmp_path / "doses")
+
+
+# --- anchored -------------------------------------------------------------------------------------------------------
+
+
+def monte_carlo(prepared: Prepared, scale: float = 0.99, **changes: Any) -> Dose:
+    """A stand-in for another engine's dose of the plan: scaled, with a soft edge and a touch of noise."""
+    own = prepared.case.doses[0]
+    values = own.volume.values.astype(float)
+    values[1:-1] = 0.8 * values[1:-1] + 0.1 * values[2:] + 0.1 * values[:-2]
+    values *= scale + np.random.default_rng(3).normal(0.0, 0.003, values.shape)
+    volume = Volume(own.volume.grid, values.astype(np.float32))
+    return replace(own, volume=volume, uid="1.2.826.0.1.3680043.10.4711.9", **changes)
+
+
+def test_everything_is_anchored(prepared: Prepared, tmp_path: Path) -> None:
+    anchor = monte_carlo(prepared)
+    off = Scenario("off", (0.0, 0.0, 14.0))
+    (tmp_path / "s.toml").write_text('[[scenario]]\nname = "off"\nshift_mm = [0.0, 0.0, 14.0]\n')
+    request = RobustnessRequest(str(tmp_path / "s.toml"))
+    doses = tmp_path / "doses"
+    result, _ = run_robustness(prepared, request, tmp_path / "r.html", doses, anchor=anchor)
+    nominal, own = scenario_dose(prepared, NOMINAL).volume.values, scenario_dose(prepared, off).volume.values
+    expected = np.maximum(anchor.volume.values + (own - nominal), 0.0)
+    np.testing.assert_array_equal(result.nominal.volume.values, anchor.volume.values)
+    np.testing.assert_allclose(result.worst.volume.values, expected, atol=2e-6)
+    np.testing.assert_allclose(result.voxel_min.values, np.minimum(anchor.volume.values, expected), atol=2e-6)
+    np.testing.assert_allclose(result.voxel_max.values, np.maximum(anchor.volume.values, expected), atol=2e-6)
+    # The goals judge the anchored doses too: 1 % less dose is 1 % less D95%.
+    plain, _ = run_robustness(prepared, request, tmp_path / "r.html")
+    d95 = [next(g for g in r.goals if g.goal.metric == "D95%").values[0] for r in (plain, result)]
+    assert d95[1] - d95[0] == pytest.approx(-1.0, abs=0.5)
+
+    told = report_to_json(result)
+    assert told["anchoring"] == result.provenance["anchor"]
+    record: Any = told["anchoring"]
+    assert record["uid"] == anchor.uid
+    assert len(record["sha256"]) == 64
+    assert record["gamma_percent"] == pytest.approx(100.0, abs=0.5)
+    assert record["mean_ratio"] == pytest.approx(1.01, abs=0.01)
+    assert record["formula"] == "reference dose + (own scenario dose - own nominal dose)"
+    assert (record["is_used"], record["clipped_in"]) == (True, "off")
+    assert report_to_json(plain)["anchoring"] is None
+    assert "anchor" not in plain.provenance
+
+    codes = {n.code for n in result.notices}
+    assert {"anchor-compared", "anchor-far-scenarios"} <= codes
+    assert not {c for c in codes if c.startswith("nominal-")}
+    written = [read_dose(path) for path in doses.iterdir()]
+    assert len({d.uid for d in written} | {anchor.uid}) == 5
+    assert all(f"anchored to RTDOSE sha256 {record['sha256'][:12]}" in d.comment for d in written)
+
+
+def test_range_errors_carry_the_error_along(prepared: Prepared, tmp_path: Path) -> None:
+    """The other engine stops protons 1 % later: so it does in each range scenario."""
+    scaled = Scenario("x", rsp_scale=0.99)
+    anchor = replace(scenario_dose(prepared, scaled), plan_uid=prepared.case.plan.uid, uid="1.2.3.9")
+    (tmp_path / "s.toml").write_text('[[scenario]]\nname = "long"\nrange_percent = -5.0\n')
+    request = RobustnessRequest(str(tmp_path / "s.toml"))
+    result, _ = run_robustness(prepared, request, tmp_path / "r.html", anchor=anchor)
+    long = result.voxel_min.values, result.voxel_max.values
+    truth = scenario_dose(prepared, Scenario("truth", rsp_scale=0.95 * 0.99)).volume.values
+    own = scenario_dose(prepared, Scenario("own", rsp_scale=0.95)).volume.values
+    nominal = scenario_dose(prepared, NOMINAL).volume.values
+    found = np.where(np.isclose(long[0], anchor.volume.values, atol=1e-6), long[1], long[0])
+
+    def rms(values: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((values - truth)[truth > 1.0].astype(float) ** 2)))
+
+    assert rms(found) < 0.5 * rms(own)
+    assert rms(found) < 0.5 * rms(np.asarray(anchor.volume.values + own - nominal))
+
+
+@pytest.mark.parametrize(
+    ("scale", "changes", "said"),
+    [
+        (0.8, {}, "Anatomy, plan version"),
+        (1.0 / 1.1, {}, "seems to be physical"),
+        (1.0, {"quantity": Quantity.PHYSICAL}, "seems to be RBE-weighted"),
+    ],
+)
+def test_an_anchor_that_disagrees_is_refused_with_its_numbers(
+    prepared: Prepared, tmp_path: Path, scale: float, changes: dict[str, Any], said: str
+) -> None:
+    anchor = monte_carlo(prepared, scale, **changes)
+    steps: list[tuple[int, int]] = []
+    result, _ = run_robustness(
+        prepared, RobustnessRequest("28"), tmp_path / "r.html", progress=lambda *s: steps.append(s), anchor=anchor
+    )
+    assert result.verdict is Verdict.UNEVALUABLE
+    # Nothing is computed that could be taken for an answer.
+    assert [s.name for s in result.scenarios] == ["nominal"]
+    assert steps == [(1, 1)]
+    own = scenario_dose(prepared, NOMINAL).volume.values
+    np.testing.assert_allclose(result.nominal.volume.values, own, atol=1e-6)
+    assert result.anchoring is not None
+    assert not result.anchoring.is_used
+    reason = next(r for r in result.reasons if "anchor-disagrees" in r)
+    assert f"gamma {result.anchoring.gamma_percent:.1f} %" in reason
+    assert f"mean ratio {result.anchoring.mean_ratio:.3f}" in reason
+    assert said in reason
+
+
+def test_physical_monte_carlo_is_weighted(prepared: Prepared, tmp_path: Path) -> None:
+    anchor = monte_carlo(prepared, 1.0 / 1.1, quantity=Quantity.PHYSICAL)
+    result, _ = run_robustness(prepared, RobustnessRequest("nominal"), tmp_path / "r.html", anchor=anchor)
+    assert result.verdict is Verdict.GREEN
+    assert result.anchoring is not None
+    assert result.anchoring.weighted_by == 1.1
+    np.testing.assert_allclose(result.nominal.volume.values, 1.1 * anchor.volume.values, rtol=1e-6)
+
+
+def test_the_case_must_be_prepared_on_the_anchors_grid(prepared: Prepared, tmp_path: Path) -> None:
+    other = Grid((20, 20, 20), (4.0, 4.0, 4.0), (-38.0, -38.0, -38.0))
+    anchor = replace(monte_carlo(prepared), volume=Volume(other, np.ones(other.shape, dtype=np.float32)))
+    with pytest.raises(GeometryError, match="on the anchor's grid"):
+        run_robustness(prepared, RobustnessRequest("nominal"), tmp_path / "r.html", anchor=anchor)
+
+
+def test_an_anchor_belongs_to_the_image_and_the_patient(prepared: Prepared, tmp_path: Path) -> None:
+    case = prepared.case
+    assert case.dicom is not None
+    path = tmp_path / "mc.dcm"
+    write_dose(path, monte_carlo(prepared), case.dicom, case.plan)
+    found = read_anchor(path, case)
+    assert (found.uid, found.plan_uid) == ("1.2.826.0.1.3680043.10.4711.9", case.plan.uid)
+    moved = replace(case.dicom, frame_of_reference_uid="1.2.3.4")
+    with pytest.raises(GeometryError, match=r"frame of reference .* 1\.2\.3\.4"):
+        read_anchor(path, replace(case, dicom=moved))
+    stranger = replace(case.dicom, patient={**case.dicom.patient, "PatientID": "QZ-1"})
+    with pytest.raises(DicomError, match="different patient IDs") as caught:
+        read_anchor(path, replace(case, dicom=stranger))
+    assert "QZ-1" not in str(caught.value)
+    assert read_anchor(path, replace(case, dicom=stranger), accept_patient_mismatch=True).uid == found.uid
+    with pytest.raises(DicomError, match="not read from DICOM"):
+        read_anchor(path, replace(case, dicom=None))

@@ -19,7 +19,7 @@ from doseeng.proton import ProtonSettings
 from doseeng.scenario import Scenario
 from doseeng.structures import PhysicalOverride, Structure, StructureSet
 
-FAST = EngineSettings(4.0, proton=ProtonSettings(pitch_mm=3.0, slice_mm=3.0, wide_pitch_mm=9.0))
+FAST = EngineSettings(4.0, proton=ProtonSettings(pitch_mm=3.0, slice_mm=3.0, mixing_mm=12.0))
 CT = Grid((30, 40, 40), (3.0, 3.0, 3.0), (-58.5, -58.5, -43.5))
 
 
@@ -210,8 +210,9 @@ def test_dose_is_of_the_whole_course(dose: Dose) -> None:
 def test_a_scenario_is_that_of_the_moved_isocentre(prepared: Prepared) -> None:
     moved = scenario_dose(prepared, Scenario("x", (4.0, 0.0, 0.0)))
     there = tuple(replace(b, isocenter_mm=(4.0, 0.0, 0.0)) for b in prepared.beams)
-    planned = scenario_dose(replace(prepared, beams=there))
-    np.testing.assert_array_equal(moved.volume.values, planned.volume.values)
+    planned = scenario_dose(replace(prepared, beams=there)).volume.values
+    # Fluence is drawn where the nominal beam is narrowest; a scenario keeps it.
+    np.testing.assert_allclose(moved.volume.values, planned, atol=2e-3 * planned.max())
 
 
 def test_provenance_names_everything_the_dose_depends_on(prepared: Prepared) -> None:

@@ -35,6 +35,18 @@ def test_stopping_power_of_water() -> None:
     np.testing.assert_allclose(physics.mass_stopping_power(PSTAR_WATER[0, 0]), PSTAR_WATER[0, 1], rtol=7e-3)
 
 
+def test_let_of_slow_protons() -> None:
+    # PSTAR at energies that the table leaves out: MeV, MeV cm2/g.
+    energy = np.array([0.035, 0.085, 0.35, 0.95, 1.75, 3.5, 7.0, 17.5, 35.0, 70.0, 175.0, 225.0, 350.0])
+    stopping = np.array([698.9, 823.9, 507.5, 270.0, 174.8, 104.1, 60.68, 29.04, 16.56, 9.555, 4.901, 4.169, 3.24])
+    np.testing.assert_allclose(physics.water_let_kev_um(energy), stopping / 10.0, rtol=1e-3)
+    # Held at the ends of the table.
+    np.testing.assert_allclose(physics.water_let_kev_um([0.001, 1000.0]), [42.29, 0.3031])
+    # The Bethe formula agrees where it holds.
+    fast = np.linspace(50.0, 250.0, 9)
+    np.testing.assert_allclose(physics.water_let_kev_um(fast), physics.mass_stopping_power(fast) / 10.0, rtol=2e-3)
+
+
 def test_range_in_water() -> None:
     energy, _, csda = CLINICAL.T
     np.testing.assert_allclose(physics.water_range_mm(energy) / 10.0, csda, rtol=2.5e-3)

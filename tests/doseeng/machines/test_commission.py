@@ -8,7 +8,15 @@ import pytest
 from scipy.special import ndtr
 
 from doseeng.errors import MachineError
-from doseeng.machines.commission import HALO_NODES, WaterProfiles, commission_proton, fit_halo, read_water_profiles
+from doseeng.layers import TAIL_SHARE, TAIL_WIDTH
+from doseeng.machines.commission import (
+    HALO_END,
+    HALO_NODES,
+    WaterProfiles,
+    commission_proton,
+    fit_halo,
+    read_water_profiles,
+)
 from doseeng.machines.depthdose import distal_range_mm
 from doseeng.machines.file import read_machine
 from doseeng.machines.importers import import_mcsquare
@@ -21,15 +29,19 @@ BIN_MM, HALF_MM = 4.0, 80.0
 
 
 def true_halo(machine: ProtonMachine) -> Halo:
-    """Share rising from 3 to 15 % over 80 % of the range, width from 8 to 25 mm."""
-    share = 0.03 + 0.15 * np.minimum(HALO_NODES, 0.8)
-    sigma = 8.0 + 17.0 * HALO_NODES
+    """Share rising from 3 to 15 % over 80 % of the range and zero at its end, width from 8 to 25 mm."""
+    nodes = np.append(HALO_NODES, HALO_END)
+    share = np.append(0.03 + 0.15 * np.minimum(HALO_NODES, 0.8), 0.0)
+    sigma = 8.0 + 17.0 * np.minimum(nodes, HALO_NODES[-1])
     n = len(machine.energy_mev)
-    return Halo(HALO_NODES, np.tile(share, (n, 1)), np.tile(sigma, (n, 1)))
+    return Halo(nodes, np.tile(share, (n, 1)), np.tile(sigma, (n, 1)))
 
 
 def scans(machine: ProtonMachine, halo: Halo) -> WaterProfiles:
-    """Profiles of the two-Gaussian beam with this halo, integrated over bins of the scanned box."""
+    """Profiles of the two-Gaussian beam with this halo, integrated over bins of the scanned box.
+
+    Primaries scatter in water with a tail beside the core.
+    """
     depth = np.arange(2.5, 160.0, 5.0)
     lateral = np.arange(-HALF_MM + BIN_MM / 2, HALF_MM, BIN_MM)
     edges = np.append(lateral - BIN_MM / 2, HALF_MM)
@@ -45,7 +57,12 @@ def scans(machine: ProtonMachine, halo: Halo) -> WaterProfiles:
             scatter = water_scatter_variance(machine, energy, depth[d : d + 1])[0]
             for gaussian, weight in ((0, 1.0 - wide), (1, wide)):
                 optics = optics_variance(machine, np.array([energy]), gaussian, -depth[d : d + 1])[0, 0]
-                for part, extra in ((1.0 - share[d], scatter), (share[d], sigma[d] ** 2)):
+                primary = 1.0 - share[d]
+                for part, extra in (
+                    (primary * (1.0 - TAIL_SHARE), scatter),
+                    (primary * TAIL_SHARE, scatter * TAIL_WIDTH**2),
+                    (share[d], sigma[d] ** 2),
+                ):
                     bins = [np.diff(ndtr(edges / np.sqrt(v + extra))) for v in optics]
                     x[n, d] += weight * part * idd * bins[0] * bins[1].sum() / BIN_MM
                     y[n, d] += weight * part * idd * bins[1] * bins[0].sum() / BIN_MM
@@ -64,6 +81,10 @@ def test_a_known_halo_is_recovered(bragg_machine: ProtonMachine) -> None:
     inner = slice(1, 8)
     np.testing.assert_allclose(fitted.halo.fraction[rows, inner], halo.fraction[rows, inner], atol=0.01)
     np.testing.assert_allclose(fitted.halo.sigma_mm[rows, inner], halo.sigma_mm[rows, inner], rtol=0.1)
+    # Secondaries stop before primaries do.
+    assert fitted.halo.depth_fraction[-1] == HALO_END
+    assert not fitted.halo.fraction[:, -1].any()
+    np.testing.assert_array_equal(fitted.halo.sigma_mm[:, -1], fitted.halo.sigma_mm[:, -2])
     assert [r.energy_mev for r in residuals] == list(ENERGIES)
     assert all(r.profile_percent < 0.2 for r in residuals)
     # Energies between and beyond those with profiles take what lies next to them.
