@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import accuracy, dcpt, dvh, gamma, speed
+from benchmarks import accuracy, anchoring, dcpt, dvh, gamma, gpu, let, speed
 from benchmarks.reference import DATA
 
 
@@ -17,10 +17,14 @@ def main() -> int:
         return 1
     return max(
         accuracy.main(["proton", str(data / "proton_mc")]),
+        anchoring.main([str(data / "proton_mc")]),
         dcpt.main([str(data / "dicom" / "dcpt_proton_slab.zip")]),
+        let.main([str(data / "dicom" / "dcpt_proton_slab.zip")]),
         dvh.main([str(data)]),
         gamma.main([]),
+        speed.main(["first"]),
         speed.main(["proton"]),
+        gpu.main([]),
     )
 
 

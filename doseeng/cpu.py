@@ -51,7 +51,7 @@ def path_nodes() -> Float32:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Interval:
+class Interval:
     """Slices first..last-1 and their fields per group: wet, mixed (group, m, v, u), spread (group, 2, m, v, u).
 
     jumps: group -> (2, v, u), the variance that moves its fluence afterwards; only groups whose depths mix.
@@ -92,9 +92,17 @@ class CpuBackend:
         return np.zeros(shape, dtype=np.float32)
 
     def together(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
-        """As `Backend.together`: each task in a thread of its own, while their kernels share the pool."""
+        """As `Backend.together`: each task in a thread of its own.
+
+        Where the tasks alone keep all threads busy, none shares its kernels' work out: no waiting for each other.
+        """
+
+        def run(task: Callable[[], Result]) -> Result:
+            self._local.alone = len(tasks) % self.threads == 0
+            return task()
+
         with ThreadPoolExecutor(len(tasks), thread_name_prefix="doseeng-beam") as threads:
-            return [done.result() for done in [threads.submit(task) for task in tasks]]
+            return [done.result() for done in [threads.submit(run, task) for task in tasks]]
 
     def trace(
         self, materials: Materials, to_index: Array, frustum: Frustum, samples: int, of: npt.NDArray[np.bool_]
@@ -119,19 +127,19 @@ class CpuBackend:
         """As `Backend.march`."""
         fluence = fluence.copy() if march.scatters else fluence
         common = _slice_arguments(march, tables_dose)
-        for part in self._intervals(march):
+        for part in self.intervals(march):
 
-            def slab(task: slice, part: _Interval = part) -> None:
+            def slab(task: slice, part: Interval = part) -> None:
                 bins, used = self._scratch(task.stop - task.start, *out.shape[1:])
                 kernels.slab_dose(fluence, *common(task, part), bins, used, out[task])
 
-            self._map(slab, self._slabs(part))
+            self.each(slab, self._slabs(part))
 
-            def move(g: int, part: _Interval = part) -> None:
+            def move(g: int, part: Interval = part) -> None:
                 bins, used = self._scratch(1, fluence.shape[1], fluence.shape[2] * LANES)
                 kernels.move_fluence(fluence[g], *_jump(march, part, g), bins[0], used[0])
 
-            self._map(move, part.jumps)
+            self.each(move, part.jumps)
 
     def march_back(self, march: March, dose: Any, tables_dose: Any) -> Float32:
         """As `Backend.march_back`."""
@@ -139,12 +147,12 @@ class CpuBackend:
         fluence = np.zeros(shape, dtype=np.float32)
         common = _slice_arguments(march, tables_dose)
         everywhere = np.ones(shape[:-1], dtype=np.bool_)
-        for part in reversed(list(self._intervals(march))):
+        for part in reversed(list(self.intervals(march))):
 
-            def move(g: int, part: _Interval = part) -> None:
+            def move(g: int, part: Interval = part) -> None:
                 kernels.move_back(fluence[g], *_jump(march, part, g), N_BINS)
 
-            self._map(move, part.jumps)
+            self.each(move, part.jumps)
             whole = slice(part.first, part.last)
             kernels.slab_fluence(dose[whole], *common(whole, part), N_BINS, everywhere, fluence)
         fluence[~march.active] = 0.0
@@ -180,11 +188,11 @@ class CpuBackend:
         values: Float32 = np.ascontiguousarray(below.transpose(2, 0, 1) * _slice_weight(frustum))
         return values
 
-    def _intervals(self, march: March) -> Iterator[_Interval]:
+    def intervals(self, march: March) -> Iterator[Interval]:
         """The fields of the march, interval by interval."""
         return self._core_intervals(march) if march.scatters else self._secondary_intervals(march)
 
-    def _core_intervals(self, march: March) -> Iterator[_Interval]:
+    def _core_intervals(self, march: March) -> Iterator[Interval]:
         rays, tables = march.rays, march.tables
         shape = rays.frustum.shape[1:]
         groups = len(tables.lanes)
@@ -205,8 +213,8 @@ class CpuBackend:
                     rows, wanted[g], straight[g], offset[g], mixing[g], moments[g], *(f[g] for f in fields),
                 )  # fmt: skip
 
-            self._map(advance, tasks)
-            part = _Interval(first, last, *fields, {})
+            self.each(advance, tasks)
+            part = Interval(first, last, *fields, {})
             if march.mixes and last < march.bounds[-1]:
                 slab = rays.rsp[first:last].sum(axis=0) * step * scale
                 uniform = bool(np.ptp(slab) < UNIFORM_MM)
@@ -219,7 +227,7 @@ class CpuBackend:
                         offset[g], moments[g], paths[g], at_move[g],
                     )  # fmt: skip
 
-                moving = {g for g, change in self._map(follow, tasks) if change > DEPTH_TOLERANCE_MM}
+                moving = {g for g, change in self.each(follow, tasks) if change > DEPTH_TOLERANCE_MM}
                 new_offset, new_mixing = np.empty_like(offset), np.empty_like(mixing)
 
                 def mix(task: Any, here: Float32 = here, new: Any = (new_offset, new_mixing)) -> None:
@@ -229,14 +237,14 @@ class CpuBackend:
                         new[0][g], new[1][g],
                     )  # fmt: skip
 
-                self._map(mix, [task for task in tasks if task[0] in moving])
+                self.each(mix, [task for task in tasks if task[0] in moving])
                 for g in sorted(moving):
                     offset[g], mixing[g], at_move[g] = new_offset[g], new_mixing[g], paths[g]
                     part.jumps[g] = np.stack([moments[g, ..., ray_kernels.A2_P], moments[g, ..., ray_kernels.A2_Q]])
                     moments[g, ..., ray_kernels.A2_P] = moments[g, ..., ray_kernels.A2_Q] = 0.0
             yield part
 
-    def _secondary_intervals(self, march: March) -> Iterator[_Interval]:
+    def _secondary_intervals(self, march: March) -> Iterator[Interval]:
         rays, tables = march.rays, march.tables
         shape = rays.frustum.shape[1:]
         groups = len(tables.lanes)
@@ -256,10 +264,10 @@ class CpuBackend:
                     fields[0][g], fields[2][g, 0],
                 )  # fmt: skip
 
-            self._map(advance, tasks)
-            yield _Interval(first, last, wet, mixed, spread, {})
+            self.each(advance, tasks)
+            yield Interval(first, last, wet, mixed, spread, {})
 
-    def _slabs(self, part: _Interval) -> list[slice]:
+    def _slabs(self, part: Interval) -> list[slice]:
         edges = np.linspace(part.first, part.last, self.threads + 1).astype(int)
         return [slice(int(a), int(b)) for a, b in pairwise(edges) if b > a]
 
@@ -277,9 +285,12 @@ class CpuBackend:
         return [np.array(pair) for pair in pairwise(edges)]
 
     def _over_rows(self, n: int, work: Callable[[int, int], None]) -> None:
-        self._map(lambda rows: work(int(rows[0]), int(rows[1])), self._row_blocks(n, 1))
+        self.each(lambda rows: work(int(rows[0]), int(rows[1])), self._row_blocks(n, 1))
 
-    def _map(self, work: Callable[[Any], Any], tasks: Any) -> list[Any]:
+    def each(self, work: Callable[[Any], Any], tasks: Any) -> list[Any]:
+        """work(task) for every task, on the pool unless this thread works alone; kernels release the lock."""
+        if getattr(self._local, "alone", False):
+            return [work(task) for task in tasks]
         return list(self._pool.map(work, tasks))
 
 
@@ -311,13 +322,13 @@ def _slice_weight(frustum: Frustum) -> Float32:
     return weight
 
 
-def _slice_arguments(march: March, tables_dose: Any) -> Callable[[slice, _Interval], tuple[Any, ...]]:
+def _slice_arguments(march: March, tables_dose: Any) -> Callable[[slice, Interval], tuple[Any, ...]]:
     frustum, rsp = march.rays.frustum, march.rays.rsp
     levels = np.array(MIXING_LEVELS_MM[: tables_dose.shape[1]], dtype=np.float32) ** 2
     step, px = frustum.step_mm, _pixels(frustum)
     bin_step = np.float32(BIN_PIXELS * frustum.pitch_mm)
 
-    def of(k: slice, part: _Interval) -> tuple[Any, ...]:
+    def of(k: slice, part: Interval) -> tuple[Any, ...]:
         at = slice(k.start - part.first, k.stop - part.first)
         return (
             tables_dose, levels, PER_MM, rsp[k], np.float32(march.scale), step, part.wet[:, at], part.mixed[:, at],
@@ -327,7 +338,7 @@ def _slice_arguments(march: March, tables_dose: Any) -> Callable[[slice, _Interv
     return of
 
 
-def _jump(march: March, part: _Interval, g: int) -> tuple[Any, ...]:
+def _jump(march: March, part: Interval, g: int) -> tuple[Any, ...]:
     frustum = march.rays.frustum
     bin_step = np.float32(BIN_PIXELS * frustum.pitch_mm)
     return part.jumps[g], march.tables.lanes[g], bin_step, _pixels(frustum)[part.last - 1]

@@ -1,13 +1,13 @@
 """The CUDA backend: everything stays on the device from the materials to the dose; the host only launches.
 
 Geometry comes first and alone (depths, widths, when and how far fluence moves), because no fluence changes it; then the
-fluence of every interval, then the deposits of all slices at once. Whether fluence moves is a flag on the device, so the
-host never waits inside a march. Only `wet_mm` and `get` bring numbers back.
+fluence of every interval, then the deposits of all slices at once. Whether fluence moves is a flag on the device, so
+the host never waits inside a march. Only `wet_mm` and `get` bring numbers back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
@@ -21,7 +21,7 @@ from doseeng._kernels.cuda import trace as trace_kernels
 from doseeng._kernels.cuda.device import Kernel
 from doseeng._kernels.march import MAX_RADIUS
 from doseeng._kernels.scalar import LANES
-from doseeng.backend import Float32, March, Materials, Rays
+from doseeng.backend import Float32, March, Materials, Rays, Result
 from doseeng.beamseye import Array, Frustum
 from doseeng.cpu import BIN_PIXELS, DEPTH_TOLERANCE_MM, N_BINS, PER_MM, path_nodes
 from doseeng.cuda_device import CupyDevice, Device, Launch
@@ -107,6 +107,10 @@ class CudaBackend:
         """Float32 zeros on the device."""
         return self.device.xp.zeros(shape, dtype=np.float32)
 
+    def together(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
+        """As `Backend.together`: one after the other, for the host is what takes time and the device runs behind it."""
+        return [task() for task in tasks]
+
     def trace(
         self, materials: Materials, to_index: Array, frustum: Frustum, samples: int, of: npt.NDArray[np.bool_]
     ) -> Rays:
@@ -134,7 +138,6 @@ class CudaBackend:
         n, bin_step = geometry.n, _bin_step(march)
         for chunk, bins, work, taps in self._chunks(geometry, march):
             used = self.device.xp.zeros(bins.shape[:2], dtype=np.int32)
-            bins.fill(0.0)
             threads = (bins.shape[0], *out.shape[1:])
             self._run(
                 kernels.deposit, threads, chunk, geometry.first, n.slot, slots, tables_dose, n.levels, PER_MM,
@@ -274,10 +277,9 @@ class CudaBackend:
         n_slice, (n_v, n_u) = len(geometry.tops) - 1, march.active.shape[1:]
         m = min(max(1, self.spread_bytes // (4 * N_BINS * n_v * n_u)), n_slice)
         taps = self._taps(march, geometry.n.excess, geometry.n.px_mm)
-        bins, work = (self._empty((m, N_BINS, n_v, n_u)) for _ in range(2))
         for chunk in range(0, n_slice, m):
-            some = min(m, n_slice - chunk)
-            yield chunk, bins[:some], work[:some], taps
+            shape = (min(m, n_slice - chunk), N_BINS, n_v, n_u)
+            yield chunk, self.zeros(shape), self._empty(shape), taps
 
     def _taps(self, march: March, excess: Any, px_mm: Any) -> tuple[Any, Any]:
         """Half kernels of all bins (row, bin, axis, tap) and their radii, for rows of pixels and excess variance."""
@@ -348,7 +350,9 @@ def cuda() -> CudaBackend:
         raise BackendUnavailable(f"no GPU backend: {error}; check the NVIDIA driver with nvidia-smi") from error
     if count == 0:
         raise BackendUnavailable("no GPU backend: the NVIDIA driver runs but offers no device; check nvidia-smi")
-    return CudaBackend(CupyDevice(cupy))
+    device = CupyDevice(cupy)
+    device.load(trace_kernels.integrate)
+    return CudaBackend(device)
 
 
 def _bin_step(march: March) -> float:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import os
 import re
+import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, suppress
+from functools import cache, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, Protocol
@@ -46,8 +48,8 @@ class Device(Protocol):
         """Name and versions, for provenance."""
 
     def bind(self, kernel: Kernel, shape: Sequence[int], *arguments: Any) -> Launch:
-        """A call that runs `kernel`, a thread for each element of an array of at most three axes; `cuda.grid` counts its
-        last axis first. What the call is given comes before `arguments`."""
+        """A call that runs `kernel`, a thread for each element of an array of `shape` (three axes at most, the last one
+        first in `cuda.grid`). What the call is given comes before `arguments`."""
 
     def put(self, array: npt.ArrayLike, dtype: npt.DTypeLike) -> Any:
         """A C-ordered array of the device, a copy unless it is one already."""
@@ -73,7 +75,7 @@ class SimulatorDevice:
 
         def launch(*leading: Any) -> None:
             given = (*leading, *arguments)
-            run(*(_checked(kernel, i, t, a) for i, (t, a) in enumerate(zip(kernel.arguments, given, strict=True))))
+            run(*(_as_given(kind, value) for kind, value in zip(kernel.arguments, given, strict=True)))
 
         return launch
 
@@ -91,7 +93,9 @@ class CupyDevice:
 
     def __init__(self, cupy: Any) -> None:
         self.xp = cupy
-        digits = str(cupy.cuda.Device().compute_capability)
+        device = cupy.cuda.Device()
+        digits = str(device.compute_capability)
+        self._id = int(device.id)
         self._capability = (int(digits[:-1]), int(digits[-1]))
         self._functions: dict[str, Any] = {}
 
@@ -99,23 +103,27 @@ class CupyDevice:
     def description(self) -> str:
         """GPU, its memory, driver and library versions."""
         runtime = self.xp.cuda.runtime
-        properties = runtime.getDeviceProperties(self.xp.cuda.Device().id)
+        properties = runtime.getDeviceProperties(self._id)
         return (
             f"cuda ({properties['name'].decode()}, {properties['totalGlobalMem'] / 2**30:.0f} GiB, driver "
             f"{runtime.driverGetVersion()}, CuPy {self.xp.__version__}, numba {numba.__version__})"
         )
 
     def bind(self, kernel: Kernel, shape: Sequence[int], *arguments: Any) -> Launch:
-        """As `Device.bind`; the arguments are taken apart once for all calls."""
-        blocks = tuple(-(-n // b) for n, b in zip((*shape[::-1], 1, 1)[:3], BLOCK, strict=True))
-        function = self._function(kernel)
-        leading_types = kernel.arguments[: len(kernel.arguments) - len(arguments)]
-        bound = flat_arguments(kernel.arguments[len(leading_types) :], arguments)
+        """As `Device.bind`; the arguments are taken apart once for all calls. What comes before them are integers."""
+        self.xp.cuda.runtime.setDevice(self._id)
+        blocks = [max(1, -(-n // b)) for n, b in zip((*shape[::-1], 1, 1)[:3], BLOCK, strict=True)]
+        return _Bound(self.xp.cuda, self._function(kernel).kernel.ptr, blocks, kernel.arguments, arguments)
 
-        def launch(*leading: Any) -> None:
-            function(blocks, BLOCK, (*flat_arguments(leading_types, leading), *bound))
-
-        return launch
+    def load(self, kernel: Kernel) -> None:
+        """Load a kernel before its first use; BackendUnavailable when the driver cannot take it."""
+        try:
+            self._function(kernel)
+        except self.xp.cuda.driver.CUDADriverError as error:
+            raise BackendUnavailable(
+                f"no GPU backend: the driver cannot load kernels ({error}); it may be older than the compiler in "
+                "nvidia-cuda-nvcc-cu12: update the driver or install an older version of that package"
+            ) from error
 
     def put(self, array: npt.ArrayLike, dtype: npt.DTypeLike) -> Any:
         """As `Device.put`; the host does not wait."""
@@ -126,6 +134,7 @@ class CupyDevice:
         return self.xp.asnumpy(array)
 
     def _function(self, kernel: Kernel) -> Any:
+        """The kernel, loaded on the device at its first use."""
         if kernel.name not in self._functions:
             file = ptx_file(kernel, self._capability)
             name = entry_name(file.read_text())
@@ -133,34 +142,67 @@ class CupyDevice:
         return self._functions[kernel.name]
 
 
-def flat_arguments(argument_types: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    """The parameters of a kernel's PTX: scalars by value, tuples one by one, and for a C-ordered array what numba's
-    kernels take: two null pointers, number and size of elements, address, shape, strides."""
-    out: list[Any] = []
-    for kind, argument in zip(argument_types, arguments, strict=True):
-        if isinstance(kind, types.Array):
-            shape, itemsize = argument.shape, argument.dtype.itemsize
-            if argument.dtype.name != str(kind.dtype) or len(shape) != kind.ndim or not argument.flags.c_contiguous:
-                raise TypeError(f"a kernel wants {kind}, not {argument.dtype} {shape}")
-            strides = [itemsize * int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
-            numbers = (0, 0, argument.size, itemsize, int(argument.data.ptr), *shape, *strides)
-            out += [np.int64(n) for n in numbers]
-        elif isinstance(kind, types.UniTuple):
-            out += [np.float32(x) for x in argument]
-        else:
-            out.append(np.int64(argument) if isinstance(kind, types.Integer) else np.float32(argument))
-    return out
+class _Bound:
+    """A kernel with the parameters of its PTX packed for the driver, eight bytes each.
+
+    It holds the arrays, so that CuPy does not give their memory away before the launch.
+    """
+
+    def __init__(
+        self, cupy_cuda: Any, function: int, blocks: Sequence[int], kinds: Sequence[Any], arguments: Sequence[Any]
+    ) -> None:
+        leading = len(kinds) - len(arguments)
+        packed = [0] * leading + [n for kind, a in zip(kinds[leading:], arguments, strict=True) for n in pack(kind, a)]
+        self._arguments = arguments
+        self._values = np.array(packed, dtype=np.uint64)
+        self._addresses = self._values.ctypes.data + 8 * np.arange(len(packed), dtype=np.uint64)
+        self._cuda = cupy_cuda
+        self._fixed = (function, *blocks, *BLOCK, 0)
+        self._table = self._addresses.ctypes.data
+
+    def __call__(self, *leading: int) -> None:
+        self._values[: len(leading)] = leading
+        self._cuda.driver.launchKernel(*self._fixed, self._cuda.get_current_stream().ptr, self._table, 0)
 
 
-def _checked(kernel: Kernel, position: int, kind: Any, argument: Any) -> Any:
-    """An argument as a GPU would take it; TypeError where a GPU would misread it."""
+def pack(kind: Any, argument: Any) -> list[int]:
+    """The bits of what a kernel's PTX takes for one argument: a scalar by value, the items of a tuple, and for a
+    C-ordered array two null pointers, number and size of elements, address, shape and strides."""
     if isinstance(kind, types.Array):
-        if argument.dtype.name != str(kind.dtype) or argument.ndim != kind.ndim or not argument.flags.c_contiguous:
-            raise TypeError(f"{kernel.name}, argument {position}: wants {kind}, not {argument.dtype} {argument.shape}")
+        _require(kind, argument)
+        before, after = _layout(argument.shape, argument.dtype.itemsize)
+        return [*before, int(argument.data.ptr), *after]
+    if isinstance(kind, types.UniTuple):
+        return [*struct.unpack(f"={len(kind)}I", struct.pack(f"={len(kind)}f", *argument))]
+    return [int(argument)] if isinstance(kind, types.Integer) else [*struct.unpack("=I", struct.pack("=f", argument))]
+
+
+@lru_cache(maxsize=4096)
+def _layout(shape: tuple[int, ...], itemsize: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What comes before and after an array's address in `pack`."""
+    strides = [itemsize]
+    for n in shape[:0:-1]:
+        strides.append(strides[-1] * n)
+    return (0, 0, math.prod(shape), itemsize), (*shape, *strides[::-1])
+
+
+@cache
+def _dtype(kind: Any) -> np.dtype[Any]:
+    return np.dtype(str(kind.dtype))
+
+
+def _require(kind: Any, argument: Any) -> None:
+    """TypeError where a kernel would misread an array."""
+    if argument.dtype != _dtype(kind) or argument.ndim != kind.ndim or not argument.flags.c_contiguous:
+        raise TypeError(f"a kernel wants {kind}, not {argument.dtype} {argument.shape}")
+
+
+def _as_given(kind: Any, argument: Any) -> Any:
+    """An argument as a GPU takes it."""
+    if isinstance(kind, types.Array):
+        _require(kind, argument)
         return argument
     if isinstance(kind, types.UniTuple):
-        if len(argument) != len(kind):
-            raise TypeError(f"{kernel.name}, argument {position}: wants {len(kind)} numbers, not {len(argument)}")
         return tuple(np.float32(x) for x in argument)
     return int(argument) if isinstance(kind, types.Integer) else np.float32(argument)
 
@@ -175,8 +217,8 @@ def ptx(kernel: Kernel, capability: tuple[int, int]) -> str:
             text: str = cuda.compile_ptx(kernel.function, kernel.arguments, cc=capability)[0]
     except NvvmSupportError as error:
         raise BackendUnavailable(
-            f"no GPU kernels: numba finds no libNVVM ({error}); install nvidia-cuda-nvcc-cu12 or a CUDA toolkit and set "
-            "CUDA_HOME"
+            f"no GPU kernels: numba finds no libNVVM ({error}); install nvidia-cuda-nvcc-cu12, or a CUDA toolkit and "
+            "set CUDA_HOME"
         ) from error
     return text
 
@@ -190,7 +232,7 @@ def entry_name(text: str) -> str:
 
 
 def ptx_file(kernel: Kernel, capability: tuple[int, int]) -> Path:
-    """The PTX of a kernel as a file, compiled when it is not there yet; its name knows all sources and numba's version."""
+    """The PTX of a kernel as a file, compiled unless it is there; its name holds all sources and numba's version."""
     file = _cache_folder() / f"{kernel.name}-{capability[0]}{capability[1]}-{_sources()}.ptx"
     if not file.is_file():
         text = ptx(kernel, capability)
@@ -220,12 +262,24 @@ def _sources() -> str:
 
 
 def _use_wheel() -> None:
-    """Tell numba where the compiler's package is, unless the person has said where CUDA is."""
-    if "CUDA_HOME" in os.environ:
-        return
+    """Tell numba where the compiler's package is, unless the person has said where CUDA is.
+
+    numba looks in CUDA_HOME for a library with a version in its name, which the package does not have: links have it.
+    """
     found = importlib.util.find_spec("nvidia") and importlib.util.find_spec(NVVM_WHEEL)
-    if found and found.submodule_search_locations:
-        os.environ["CUDA_HOME"] = next(iter(found.submodule_search_locations))
+    if "CUDA_HOME" in os.environ or not found or not found.submodule_search_locations:
+        return
+    root = Path(next(iter(found.submodule_search_locations)))
+    library = root / "nvvm" / "lib64" / "libnvvm.so"
+    if library.is_file():
+        home = _cache_folder() / f"nvcc-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
+        for link, target in (("lib64/libnvvm.so.4", library), ("libdevice", root / "nvvm" / "libdevice")):
+            place = home / "nvvm" / link
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                place.symlink_to(target)
+        root = home
+    os.environ["CUDA_HOME"] = str(root)
 
 
 @contextmanager

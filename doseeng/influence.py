@@ -25,7 +25,7 @@ from doseeng.beamseye import voxel_extent_mm
 from doseeng.cpu import PER_MM, CpuBackend
 from doseeng.errors import BackendUnavailable, GeometryError
 from doseeng.layers import MIXING_LEVELS_MM, Kind
-from doseeng.proton import BeamModel, Component, _variance
+from doseeng.proton import BeamModel, Component, optics_variance
 from doseeng.scenario import NOMINAL, Scenario
 
 Array = npt.NDArray[np.float64]
@@ -63,7 +63,7 @@ def influence_matrix(
         raise BackendUnavailable(
             f"influence matrices are computed on the CPU, not on {backend.description}; prepare the beam with cpu()"
         )
-    marches = [pair for _, group in _everywhere(model)._marches(scenario) for pair in group]
+    marches = [pair for _, group in _everywhere(model).marches(scenario) for pair in group]
     all_points = np.asarray(points_mm, dtype=np.float64).reshape(-1, 3)
     points = _points_in_reach(all_points, model, scenario, [march for _, march in marches])
     gaussians = [_gaussians(backend, model, component, _down_to(march, points), points) for component, march in marches]
@@ -80,7 +80,7 @@ def _everywhere(model: BeamModel) -> BeamModel:
 
 def _points_in_reach(points_mm: Array, model: BeamModel, scenario: Scenario, marches: list[March]) -> _Points:
     """The points that any of the marches passes."""
-    frame = model._frame(scenario)
+    frame = model.frame(scenario)
     gantry = frame.from_patient(points_mm)
     magnification = 1.0 - gantry[:, 2:] / np.asarray(model.machine.source_distance_mm)
     every = _Points(np.arange(len(gantry)), gantry, magnification, voxel_extent_mm(frame, model.grid))
@@ -124,6 +124,7 @@ def _gaussians(
     position = _position(march, points)
     layers, tables = model.layers, component.tables
     dose, variance = (np.zeros((layers.groups, len(position), LANES), dtype=np.float32) for _ in range(2))
+    n_layer = len(layers.energy_mev)
     levels = np.array(MIXING_LEVELS_MM[: tables.dose.shape[1]], dtype=np.float32) ** 2
     water, *fields = _fields(backend, march)
     frustum = march.rays.frustum
@@ -133,14 +134,13 @@ def _gaussians(
     optics = _optical_variance(model, component.kind, points)
 
     def one_group(g: int) -> None:
-        of = slice(g * LANES, (g + 1) * LANES)
+        of = slice(g * LANES, min((g + 1) * LANES, n_layer))
         dose_and_spread(
             position, deep, pixel_mm, averaged, optics[:, of].mean(axis=1), tables.dose[g], levels, PER_MM, water,
-            *(f[g] for f in fields), tables.lanes[g], dose[g], variance[g],
+            *(f[g] for f in fields), tables.lanes[g, : of.stop - of.start], dose[g], variance[g],
         )  # fmt: skip
 
-    backend._map(one_group, range(layers.groups))
-    n_layer = len(layers.energy_mev)
+    backend.each(one_group, range(layers.groups))
     dose, variance = (a.transpose(0, 2, 1).reshape(-1, len(position))[:n_layer] for a in (dose, variance))
     variance = variance[:, None] + optics.transpose(1, 2, 0) + averaged[:, None]
     first_spot = np.unique(layers.spot_layer, return_index=True)[1]
@@ -155,7 +155,7 @@ def _fields(backend: CpuBackend, march: March) -> tuple[Float32, ...]:
     2, m, v, u), P and Q of what the fluence has moved by, and of what it has not.
     """
     rays, (first, last) = march.rays, (march.bounds[0], march.bounds[-1])
-    parts = list(backend._intervals(march))
+    parts = list(backend.intervals(march))
     water = np.ascontiguousarray(rays.rsp[first:last] * rays.frustum.step_mm * np.float32(march.scale))
     wet = np.concatenate([part.wet for part in parts], axis=1)
     spread = np.concatenate([part.spread for part in parts], axis=2)
@@ -170,7 +170,7 @@ def _optical_variance(model: BeamModel, kind: Kind, points: _Points) -> Float32:
     """(n, layer, 2) without the patient, mm2; smooth along the axis, so that heights a millimetre apart are enough."""
     z = points.gantry_mm[:, 2]
     heights = np.linspace(z.min(), z.max(), max(2, int(np.ptp(z)) + 1))
-    table = _variance(model, kind, heights)
+    table = optics_variance(model, kind, heights)
     at = (z - heights[0]) / max(heights[1] - heights[0], 1e-9)
     lower = np.minimum(at.astype(np.intp), len(heights) - 2)
     share = (at - lower)[:, None, None]
@@ -196,7 +196,7 @@ def _sparse(
         ends = np.cumsum(counts)[:-1]
         return list(zip(spots.tolist(), np.split(rows, ends), np.split(data, ends), strict=True))
 
-    columns = sorted(chain.from_iterable(backend._map(one_layer, range(len(peaks)))), key=itemgetter(0))
+    columns = sorted(chain.from_iterable(backend.each(one_layer, range(len(peaks)))), key=itemgetter(0))
     first = np.concatenate([[0], np.cumsum([len(rows) for _, rows, _ in columns])])
     # scipy keeps 32-bit indices when the matrix fits, and then multiplies without converting.
     index = np.int32 if max(first[-1], n_rows) < np.iinfo(np.int32).max else np.int64

@@ -166,7 +166,7 @@ def component_tables(
     lane_mean, power_p, power_q, renewal = (np.zeros(n, dtype=np.float32) for _ in range(4))
     start, angle = np.zeros((layers.groups, 2), dtype=np.float32), 0.0
     groups = [slice(g * LANES, min((g + 1) * LANES, len(released))) for g in range(layers.groups)]
-    weights = [_normalized(released[of] + 1e-12 * released[of].max()) for of in groups]
+    weights = [_normalized(released[of] + max(1e-12 * released[of].max(), 1e-30)) for of in groups]
     if kind.scatters:
         power = lookup.scattering_power_at(machine, layers.energy_mev, middle)
         power *= TAIL_WIDTH**2 if kind is Kind.TAIL else 1.0

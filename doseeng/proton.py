@@ -124,7 +124,7 @@ class BeamModel:
     def dose(self, scenario: Scenario = NOMINAL, deposit: Deposit = Deposit.DOSE, out: Any = None) -> Any:
         """Physical dose to water of one fraction, Gy, or dose times LET; added to `out`, an array of the backend."""
         out = self.backend.zeros(self.grid.shape) if out is None else out
-        for frustum, marches in self._marches(scenario):
+        for frustum, marches in self.marches(scenario):
             values = self.backend.zeros(frustum.shape)
             for component, march in marches:
                 self.backend.march(march, component.fluence, self._table(component, deposit), values)
@@ -134,7 +134,7 @@ class BeamModel:
     def forward(self, spot_mu: npt.ArrayLike, scenario: Scenario = NOMINAL) -> Any:
         """`dose` for other metersets (n_spot,) of the same spots; linear in them."""
         out = self.backend.zeros(self.grid.shape)
-        for frustum, marches in self._marches(scenario):
+        for frustum, marches in self.marches(scenario):
             values = self.backend.zeros(frustum.shape)
             for component, march in marches:
                 fluence = self.backend.put(self._fluence(component, np.asarray(spot_mu)))
@@ -145,7 +145,7 @@ class BeamModel:
     def adjoint(self, dose: Any, scenario: Scenario = NOMINAL) -> Array:
         """(n_spot,) the transpose of `forward` applied to a dose array (grid.shape) of the backend."""
         out = np.zeros(len(self.beam.spot_mu))
-        for frustum, marches in self._marches(scenario):
+        for frustum, marches in self.marches(scenario):
             values = self.backend.from_grid(dose, *self._placement(frustum, scenario))
             for component, march in marches:
                 fluence = self.backend.get(self.backend.march_back(march, values, component.tables.dose))
@@ -162,12 +162,13 @@ class BeamModel:
         arguments = (component.kind, self.layers, self.machine, self.beam.range_shifter, deposit)
         return self.backend.put(component_tables(*arguments).dose)
 
-    def _frame(self, scenario: Scenario) -> BeamFrame:
+    def frame(self, scenario: Scenario) -> BeamFrame:
+        """The beam's frame in the patient, moved by the scenario's setup error."""
         isocenter = np.asarray(self.beam.isocenter_mm) + np.asarray(scenario.isocenter_shift_mm)
         return beam_frame(isocenter, self.beam.gantry_deg, self.beam.couch_deg, self.patient_position)
 
     def _placement(self, frustum: Frustum, scenario: Scenario) -> tuple[Frustum, Array, float, tuple[int, ...]]:
-        frame = self._frame(scenario)
+        frame = self.frame(scenario)
         depth_mm = float(voxel_extent_mm(frame, self.grid)[2])
         return frustum, index_to_gantry(frame, self.grid), depth_mm, grid_box(frustum, frame, self.grid)
 
@@ -178,15 +179,15 @@ class BeamModel:
             self._traced.clear()
         kept = self._traced.setdefault(shift, {})
         if frustum not in kept:
-            spanned = spanning(frustum, self._frame(scenario), self.image)
+            spanned = spanning(frustum, self.frame(scenario), self.image)
             samples = max(1, round(spanned.slice_mm / min(self.image.spacing_mm)))
-            to_index = gantry_to_index(self._frame(scenario), self.image)
+            to_index = gantry_to_index(self.frame(scenario), self.image)
             kept[frustum] = self.backend.trace(self.materials, to_index, spanned, samples, of)
         return kept[frustum]
 
-    def _marches(self, scenario: Scenario) -> Iterator[tuple[Frustum, list[tuple[Component, March]]]]:
+    def marches(self, scenario: Scenario) -> Iterator[tuple[Frustum, list[tuple[Component, March]]]]:
         """The marches of a scenario, those that share their rays together."""
-        voxel = voxel_extent_mm(self._frame(scenario), self.grid)
+        voxel = voxel_extent_mm(self.frame(scenario), self.grid)
         for frustum, group in groupby(self.components, key=lambda component: component.frustum):
             together = list(group)
             rays = self._rays(frustum, scenario, _met(together))
@@ -218,7 +219,7 @@ def prepare_beam(
     model = BeamModel(
         beam, machine, layers, materials, maps.rsp.grid, grid, patient_position, (), settings, backend
     )  # fmt: skip
-    frame = model._frame(NOMINAL)
+    frame = model.frame(NOMINAL)
     voxel = voxel_extent_mm(frame, grid)
     pitch = float(np.clip(np.sqrt(voxel[0] * voxel[1]) / np.sqrt(2.0), 0.5 * settings.pitch_mm, settings.pitch_mm))
     slice_mm = float(np.clip(voxel[2], 0.5 * settings.slice_mm, settings.slice_mm))
@@ -273,7 +274,7 @@ def _met(components: list[Component]) -> npt.NDArray[np.bool_]:
     return met
 
 
-def _variance(model: BeamModel, kind: Kind, z_mm: Array) -> Array:
+def optics_variance(model: BeamModel, kind: Kind, z_mm: Array) -> Array:
     """(n_z, n_layer, 2) optical variance of the Gaussian that a component belongs to."""
     energy, gaussian = model.layers.energy_mev, int(kind is Kind.WIDE)
     scatter = TAIL_WIDTH**2 if kind is Kind.TAIL else 1.0
@@ -289,7 +290,7 @@ def _frustum(
     core = kind is Kind.CORE
     water = WATER_SPREAD * lookup.range_at(machine, model.layers.energy_mev).max()
     added = water if core else HALO_SIGMA_MM if factor == 2 else 2.0 * HALO_SIGMA_MM
-    widest = max(_variance(model, k, np.zeros(1)).max() for k in Kind if PITCH_FACTOR[k] == factor and k in of)
+    widest = max(optics_variance(model, k, np.zeros(1)).max() for k in Kind if PITCH_FACTOR[k] == factor and k in of)
     margin = (CORE_SIGMAS if core else WIDE_SIGMAS) * np.sqrt(widest + added**2)
     low, high = beam.spot_uv_mm.min(axis=0) - margin, beam.spot_uv_mm.max(axis=0) + margin
     box = (low[0], high[0], low[1], high[1])
@@ -313,7 +314,7 @@ def _narrowest(model: BeamModel, kind: Kind, frustum: Frustum, reach_mm: Array) 
     """(n_layer, 2) smallest optical variance between two heights, per isocentre-plane millimetre squared."""
     z = np.linspace(reach_mm[0], reach_mm[1], 50)
     square = (1.0 - z[:, None, None] / np.asarray(frustum.source_mm)) ** 2
-    narrowest: Array = (_variance(model, kind, z) / square).min(axis=0)
+    narrowest: Array = (optics_variance(model, kind, z) / square).min(axis=0)
     return np.maximum(narrowest, (0.5 * frustum.pitch_mm) ** 2)
 
 
@@ -322,7 +323,7 @@ def _march(
 ) -> March:
     frustum, tables, kind = rays.frustum, component.tables, component.kind
     square = frustum.magnification[:, None, :] ** 2
-    residual = np.maximum(_variance(model, kind, frustum.slice_center_mm) - component.narrowest_mm2 * square, 0.0)
+    residual = np.maximum(optics_variance(model, kind, frustum.slice_center_mm) - component.narrowest_mm2 * square, 0.0)
     # Linear interpolation between rays widens by a sixth of their distance squared, the mean over a voxel by a twelfth.
     residual += np.maximum(voxel_mm[:2] ** 2 / 12.0 - frustum.pitch_mm**2 / 6.0 * square, 0.0)
     groups = [residual[:, g * LANES : (g + 1) * LANES].mean(axis=(1, 2)) for g in range(model.layers.groups)]

@@ -53,7 +53,7 @@ def dose_and_spread(
     apart. averaged: (2,) variance of positions in a voxel, optics: (n, 2) of the spots, mm2. tables: (level, n_wet,
     LANES) dose up to a depth, depths blurred by level_variance (level,) mm2. At slice centres: water (m, v, u) in a
     slice; centre, mixed (m, v, u) mean and variance of depth; moved, spread (2, m, v, u) P and Q of the scatter that
-    the fluence holds, and of the rest. lanes: (LANES,). Out: dose (n, LANES), variance (n, LANES).
+    the fluence holds, and of the rest. lanes: (layer,) x of the layers. Out: dose, variance (n, LANES).
     Protons at a point deposit their dose on rays around it: with variance a of the fluence and b of the rest, these
     have variance a b / (a + b). The mean over them is a Gauss-Hermite rule of 3 x 3 rays.
     """
@@ -62,7 +62,7 @@ def dose_and_spread(
         i, j, k = position[n, 0], position[n, 1], position[n, 2]
         held_p, held_q = trilinear(moved[0], i, j, k, ZERO), trilinear(moved[1], i, j, k, ZERO)
         p, q = trilinear(spread[0], i, j, k, ZERO), trilinear(spread[1], i, j, k, ZERO)
-        for l in range(dose.shape[1]):
+        for l in range(lanes.shape[0]):
             variance[n, l] = max(held_p + p + lanes[l] * (held_q + q), ZERO)
         held, rest = max(held_p + middle * held_q, ZERO), max(p + middle * q, ZERO)
         a, b = held + optics[n, 0], rest + averaged[0]

@@ -118,9 +118,7 @@ def test_forward_does_not_depend_on_the_meterset_of_the_beam(model: BeamModel) -
     # Spots without meterset in the plan are part of the operator.
     some = model.beam.spot_mu.copy()
     some[::2] = 0.0
-    other = prepare_beam(
-        replace(model.beam, spot_mu=some), find_machine("generic-pbs"), phantom(), GRID, "HFS"
-    )
+    other = prepare_beam(replace(model.beam, spot_mu=some), find_machine("generic-pbs"), phantom(), GRID, "HFS")
     x = np.random.default_rng(9).random(len(some))
     expected = model.forward(x)
     np.testing.assert_allclose(other.forward(x), expected, atol=1e-6 * expected.max())

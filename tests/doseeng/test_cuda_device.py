@@ -16,6 +16,8 @@ from doseeng.beamseye import Frustum, gantry_to_index, grid_box, index_to_gantry
 from doseeng.cpu import cpu
 from doseeng.cuda import CudaBackend, cuda
 from doseeng.cuda_device import SimulatorDevice
+from doseeng.cuda_statistics import DeviceStatistics
+from doseeng.dvh import SamplePoints, cumulative_percent, sample_dose
 from doseeng.errors import BackendUnavailable
 from doseeng.grid import BeamFrame, Grid, Volume, beam_frame
 from doseeng.layers import MIXING_LEVELS_MM, TABLE_STEP_MM, Tables
@@ -95,7 +97,7 @@ def rays(rng: np.random.Generator) -> Rays:
 
 
 def tables(rng: np.random.Generator, scatters: bool, levels: int) -> Tables:
-    """Tables of the size and shape of real ones, with enough scattering for short rays; the last group hardly scatters."""
+    """Tables of the shape of real ones, with enough scattering for short rays; the last group hardly scatters."""
     n_wet = int(1.1 * LENGTH_MM / TABLE_STEP_MM)
     n = (SIZE.groups, n_wet)
     depth = np.arange(n_wet) / n_wet
@@ -236,6 +238,33 @@ def test_dose_grid_and_its_transpose(gpu: CudaBackend, rng: np.random.Generator)
     back = gpu.get(gpu.from_grid(gpu.put(dose), *where))
     same(back, cpu().from_grid(dose, *where))
     assert dot(gpu.get(found) - 0.5, dose) == pytest.approx(dot(values, back), rel=1e-5)
+
+
+def test_statistics_of_scenarios(gpu: CudaBackend, rng: np.random.Generator) -> None:
+    grid = grid_around(SIZE.voxels, 30.0)
+    doses = [smooth(rng, grid.shape, 0.0, 50.0, 1.0) for _ in range(3 if SIMULATED else 12)]
+    n = 60 if SIMULATED else 50_000
+    inside = [rng.uniform(-12.0, 12.0, (n, 3)), rng.uniform(-5.0, 25.0, (n, 3))]
+    points = [
+        SamplePoints(f"s{i}", (p + FRAME.isocenter_mm).astype(np.float32), np.full(n, 0.01, np.float32), 0.01 * n)
+        for i, p in enumerate(inside)
+    ]
+    statistics = DeviceStatistics(gpu, grid, points, len(doses), step_gy=0.5, steps=120)
+    for dose in doses:
+        statistics.add(gpu.put(dose), 1.1)
+    stack = np.stack(doses).astype(np.float64) * 1.1
+    np.testing.assert_allclose(statistics.minimum(), stack.min(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(statistics.maximum(), stack.max(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(statistics.mean(), stack.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(statistics.std(), stack.std(axis=0), atol=1e-4)
+    percent = statistics.dvh_percent()
+    for scenario, dose in enumerate(doses):
+        for number, of in enumerate(points):
+            samples = sample_dose(of, Volume(grid, dose * np.float32(1.1)))
+            expected = cumulative_percent(samples, 0.5 * np.arange(120))
+            # A sample within rounding of a step may count on its other side.
+            np.testing.assert_allclose(percent[scenario, number], expected, atol=110.0 / n)
+            assert number == 0 or samples.covered < 1.0
 
 
 @dataclass(frozen=True)

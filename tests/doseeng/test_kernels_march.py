@@ -228,11 +228,15 @@ class Slab:
         return np.maximum(self.rsp * self.scale * self.step_mm, MIN_STEP_WET_MM).astype(float)
 
     def released(self) -> np.ndarray:
-        """(group, m, v, u, LANES) mean dose over a slice per fluence: differences of tables, mixed between levels."""
+        """(group, m, v, u, LANES) mean dose over a slice per fluence, where there is any.
+
+        Differences of tables, mixed between levels.
+        """
         n_wet = self.tables.shape[2]
         grid = np.arange(n_wet) / float(PER_MM)
         out = np.zeros((self.groups, *self.shape, LANES))
-        for g, k, iv, iu in np.ndindex(out.shape[:4]):
+        lit = np.broadcast_to(self.fluence.any(axis=3)[:, None], out.shape[:4])
+        for g, k, iv, iu in np.argwhere(lit):
             top = max(float(self.wet[g, k, iv, iu]), 0.0)
             ends = (top, top + self.water[k, iv, iu])
             for l in range(LANES):

@@ -109,7 +109,9 @@ def test_moments_are_linear_in_scattering_power() -> None:
         alone = Core(rsp, h, p + x * q)
         expected = np.concatenate([alone.through(0, 25)[2], alone.through(25, n)[2]], axis=1)[0, :, 0, 0]
         np.testing.assert_allclose(spread[0] + x * spread[1], expected, rtol=2e-5, atol=1e-7)
-        np.testing.assert_allclose(pair.moments[0, 0, :4] + x * pair.moments[0, 0, 4:], alone.moments[0, 0, :4], rtol=2e-5)
+        np.testing.assert_allclose(
+            pair.moments[0, 0, :4] + x * pair.moments[0, 0, 4:], alone.moments[0, 0, :4], rtol=2e-5
+        )
 
 
 def test_depth_counts_all_water_and_the_range_error() -> None:
@@ -150,7 +152,9 @@ def test_only_the_rows_and_rays_asked_for_advance() -> None:
 class Secondaries:
     """One ray of secondaries with constant renewal."""
 
-    def __init__(self, renewal_per_mm: float, angle_rad: float, start: tuple[float, float], start_wet_mm: float) -> None:
+    def __init__(
+        self, renewal_per_mm: float, angle_rad: float, start: tuple[float, float], start_wet_mm: float
+    ) -> None:
         self.renewal = np.full(4000, renewal_per_mm, dtype=np.float32)
         self.angle_square = F32(angle_rad**2)
         self.start_wet_mm = F32(start_wet_mm)
@@ -255,7 +259,7 @@ class Paths:
         self.lane_mean = np.full(4000, 0.5, dtype=np.float32)
 
     def through(self, slab_mm: np.ndarray, sigma_mm: float) -> tuple[np.ndarray, np.ndarray, float]:
-        """Cross a slab (v, u) of water; mean and variance of depths about the ray's behind it, and the largest change."""
+        """Cross a slab (v, u) of water; mean and variance of depths about the ray's own, and the largest change."""
         slab = np.broadcast_to(slab_mm, self.shape).astype(np.float32)
         # Three quarters of the variance are P's; the rest is half of Q's, the mean x.
         self.moments[..., TOTAL_P], self.moments[..., TOTAL_Q] = 0.75 * sigma_mm**2, 0.5 * sigma_mm**2

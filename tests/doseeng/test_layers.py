@@ -65,7 +65,9 @@ def test_layers_are_the_energies_of_the_beam(machine: ProtonMachine) -> None:
     np.testing.assert_array_equal(layers.spot_layer, [1, 0, 1, 0, 2])
     per_mu = np.interp([112.5, 100.0, 112.5, 100.0, 150.0], machine.energy_mev, machine.protons_per_mu)
     np.testing.assert_allclose(layers.protons_per_mu, per_mu / 1e9)
-    np.testing.assert_allclose(layers.wide_share, np.interp(layers.energy_mev, machine.energy_mev, machine.optics.weight))
+    np.testing.assert_allclose(
+        layers.wide_share, np.interp(layers.energy_mev, machine.energy_mev, machine.optics.weight)
+    )
     assert layers.groups == 1
     assert layers_of(machine, *np.linspace(80.0, 120.0, LANES)).groups == 1
     assert layers_of(machine, *np.linspace(80.0, 120.0, LANES + 1)).groups == 2
@@ -135,7 +137,9 @@ def test_all_kinds_together_release_the_depth_dose(machine: ProtonMachine, shift
         expected = lookup.depth_dose_at(machine, energy, middle) * TABLE_STEP_MM
         # Differences of float32 sums.
         np.testing.assert_allclose(released[:, lane], expected, atol=1e-6 * expected.sum())
-        np.testing.assert_allclose(np.diff(wide.dose[0, 0, :, lane].astype(float)), expected, atol=1e-6 * expected.sum())
+        np.testing.assert_allclose(
+            np.diff(wide.dose[0, 0, :, lane].astype(float)), expected, atol=1e-6 * expected.sum()
+        )
 
 
 def test_dose_times_let_is_shared_by_all_kinds(machine: ProtonMachine) -> None:

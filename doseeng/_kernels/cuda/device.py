@@ -1,6 +1,6 @@
 """Scalar functions on the GPU, and kernels with the types of their arguments.
 
-One launch has threads along up to three axes; a kernel gets its place with `cuda.grid(3)` and leaves when it lies outside.
+A launch has threads along up to three axes; a kernel gets its place with `cuda.grid(3)` and leaves if it lies outside.
 """
 
 import math

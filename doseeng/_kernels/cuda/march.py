@@ -155,7 +155,7 @@ def collect(
 
 @kernel(I, F2, F, F5, I2, I3, F4, I3, F5, F5)
 def move_u(j, lanes, bin_step, jump, moved, used, taps, radius, fluence, work):
-    """work (group, bin, v, u LANES) = shares of the fluence of interval j in each bin of its jump, convolved along u."""
+    """work (group, bin, v, u, LANES) = shares of interval j's fluence in each bin of its jump, convolved along u."""
     x, v, g = cuda.grid(3)
     n_group, n_bin, n_v, n_u = work.shape[:4]
     u, l = x // LANES, x % LANES
@@ -173,7 +173,7 @@ def move_u(j, lanes, bin_step, jump, moved, used, taps, radius, fluence, work):
 
 @kernel(I, I2, I3, F4, I3, F5, F5)
 def move_v(j, moved, used, taps, radius, work, fluence):
-    """fluence of interval j + 1 = the sum of work's bins, convolved along v; that of interval j where it does not move."""
+    """fluence of interval j + 1 = the sum of work's bins, convolved along v; that of interval j where it stays."""
     x, v, g = cuda.grid(3)
     n_group, n_bin, n_v, n_u = work.shape[:4]
     u, l = x // LANES, x % LANES

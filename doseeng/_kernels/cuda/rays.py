@@ -1,7 +1,7 @@
 """What the march needs to know along every ray; the GPU's side of `_kernels.rays`.
 
-A march has `slot` intervals of slices; offset and mixing (slot, group, v, u) hold for one interval each. Water above the
-slices, tops (slice + 1, v, u), is the same for all groups. moments: (8, group, v, u) in the order of `_kernels.rays`.
+A march has `slot` intervals of slices; offset and mixing (slot, group, v, u) hold for one interval each. Water above
+the slices, tops (slice + 1, v, u), is the same for all groups. moments (8, group, v, u) are those of `_kernels.rays`.
 """
 
 import math
@@ -64,7 +64,7 @@ def advance(
     """Interval j of scattering components: `core_interval`, then `follow_paths`.
 
     Out: variance (slice, group, v, u) of what deposits at each slice's centre, since the fluence moved. nodes has no
-    rows where depths do not mix. moved[j, g] becomes 1 when a path of an active ray has changed by more than `tolerance`.
+    rows where depths do not mix. moved[j, g] becomes 1 when a path of an active ray has changed by over `tolerance`.
     """
     u, v, g = cuda.grid(3)
     n_group, n_v, n_u = offset.shape[1:]
@@ -113,7 +113,7 @@ def mix(
 ):  # fmt: skip
     """After interval j: where the fluence moves, `mix_depths` and the jump (slot, 2, group, v, u) that moves it.
 
-    used[j, g, b] becomes 1 where a width bin of the jump is in use. Elsewhere offset and mixing stay for interval j + 1.
+    used[j, g, b] becomes 1 where the jump uses a width bin. Where fluence stays, so do offset and mixing.
     """
     u, v, g = cuda.grid(3)
     n_group, n_v, n_u = offset.shape[1:]
