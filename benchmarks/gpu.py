@@ -26,7 +26,8 @@ from benchmarks.peers.dosecuda_env import PeerMissing, run_dosecuda
 from benchmarks.reference import DATA
 from doseeng.backend import Materials
 from doseeng.cpu import cpu
-from doseeng.cuda import CudaBackend, cuda
+from doseeng.cuda import cuda
+from doseeng.cuda_backend import CudaBackend
 from doseeng.cuda_statistics import DeviceStatistics
 from doseeng.errors import BackendUnavailable
 from doseeng.proton import BeamModel, prepare_beam
@@ -146,9 +147,8 @@ def beside_dosecuda(plan: GpuPlan, checkout: Path, backend: CudaBackend | None) 
     if backend is not None:
         models = prepared(same, backend)
         plan_dose(models)
-        print(
-            f"  doseeng {seconds(lambda: backend.get(plan_dose(models, retrace=True)), REPEATS):.3f} s, dose on the host"
-        )
+        ours = seconds(lambda: backend.get(plan_dose(models, retrace=True)), REPEATS)
+        print(f"  doseeng {ours:.3f} s, dose copied to the host")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from doseeng._kernels.cuda import KERNEL_MODULES
 from doseeng._kernels.cuda.device import Kernel
-from doseeng.cuda_device import NVVM_WHEEL, ptx
+from doseeng.cuda_compile import NVVM_WHEEL, ptx
 from doseeng.errors import BackendUnavailable
 
 CAPABILITY = (9, 0)

@@ -123,6 +123,7 @@ def roofline_table(work: Mapping[str, Work], of: Ceilings, seconds: Mapping[str,
             f"{name:14} {w.launches:8} {w.bytes / 1e6:8.1f} {w.operations / 1e6:9.1f} "
             f"{w.operations / max(w.bytes, 1.0):7.1f} {1e3 * least:9.4f} {bound:>8} {took}"
         )
+    lines += [f"{name:14} {'':62} {1e3 * s:8.3f}" for name, s in (seconds or {}).items() if name not in work]
     total = sum(work.values(), Work())
     least = sum(max(w.bytes / of.bytes_per_s, w.operations / of.operations_per_s) for w in work.values())
     took = f"{1e3 * sum(seconds.values()):8.3f}" if seconds else ""

@@ -28,7 +28,8 @@ Result = TypeVar("Result")
 N_BINS: Final = 24
 """Width bins; the last one holds everything wider."""
 BIN_PIXELS: Final = 0.5
-"""Width step between bins in rays: mixing neighbours in variance is then exact to the fourth moment within 1 %."""
+"""Width step between bins in rays. Mixing neighbours keeps the variance; of the fourth moment it misses 1 % from 5 rays
+of sigma on, more below, where the fluence is wider than the scatter."""
 PATHS: Final = 6
 """Paths around each ray that sample what protons arriving there came through."""
 PATH_RADIUS: Final = 2.0
@@ -202,6 +203,7 @@ class CpuBackend:
         paths, at_move = (np.zeros((groups, len(nodes), *shape), dtype=np.float32) for _ in range(2))
         wanted = np.ones_like(march.active) if march.mixes else march.active
         step, px, scale = rays.frustum.step_mm, _pixels(rays.frustum), np.float32(march.scale)
+        straight[:] = rays.rsp[: march.bounds[0]].sum(axis=0) * step * scale
         tasks = [(g, rows) for g in range(groups) for rows in self._row_blocks(shape[0], groups)]
         for first, last in pairwise(march.bounds):
             fields = _fields(groups, last - first, shape)
@@ -252,6 +254,7 @@ class CpuBackend:
         moments = np.empty((groups, *shape, 2), dtype=np.float32)
         moments[:] = march.start[:, None, None]
         step = rays.frustum.step_mm
+        straight[:] = rays.rsp[: march.bounds[0]].sum(axis=0) * step * np.float32(march.scale)
         tasks = [(g, rows) for g in range(groups) for rows in self._row_blocks(shape[0], groups)]
         for first, last in pairwise(march.bounds):
             wet, mixed, spread = fields = _fields(groups, last - first, shape)

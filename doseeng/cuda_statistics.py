@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from doseeng._kernels.cuda import statistics as kernels
 from doseeng.backend import Float32
-from doseeng.cuda import CudaBackend
+from doseeng.cuda_backend import CudaBackend
 from doseeng.dvh import SamplePoints
 from doseeng.grid import Grid
 

@@ -196,7 +196,7 @@ def _course_values(prepared: Prepared, index: int, scenario: Scenario) -> Any:
     weight = RBE if prepared.settings.quantity is Quantity.RBE_WEIGHTED else 1.0
     values = _model(prepared, index).dose(scenario)
     values *= np.float32(prepared.beams[index].fractions * weight)
-    # The cubic between slices undershoots zero by parts in ten thousand behind sharp edges.
+    # The cubic between slices undershoots zero in the air where the march begins.
     return values.clip(0.0, None)
 
 

@@ -29,8 +29,9 @@ PROTONS_PER_UNIT: Final = 1e9
 """Depth doses are tabulated per this many protons."""
 TABLE_STEP_MM: Final = 0.25
 """Depth step of the layer tables; the sharpest Bragg peak (70 MeV) is about 1.5 mm wide."""
-TABLE_END: Final = 1.25
-"""Tables reach this far beyond the deepest range; nothing is left there."""
+TABLE_END: Final = 1.1
+TABLE_BLURS: Final = 2.0
+"""Tables reach a tenth and twice the widest blur beyond the deepest range; nothing is left there."""
 MIXING_LEVELS_MM: Final = (0.0, 1.5, 3.0, 6.0, 12.0, 24.0)
 """Standard deviations of depth for which blurred depth doses are tabulated."""
 
@@ -111,8 +112,8 @@ class Tables:
 
     dose: (group, level, n_wet, LANES) released up to a depth, blurred over MIXING_LEVELS_MM. lanes: (group, LANES) the
     x of each layer; lane_mean: (group, n_wet) mean x of what deposits at a depth. Scattering components: power_p,
-    power_q (group, n_wet), rad2/mm of water. Secondaries: renewal (group, n_wet) per mm, angle_square, and start (group,
-    2), their lateral variance and its covariance with the angle at the range shifter's face or the skin.
+    power_q (group, n_wet), rad2/mm of water. Secondaries: renewal (group, n_wet) per mm, angle_square, and start
+    (group, 2), their lateral variance and its covariance with the angle at the range shifter's face or the skin.
     """
 
     dose: Float32
@@ -154,10 +155,11 @@ def component_tables(
 ) -> Tables:
     """The tables of one component of a beam."""
     before = shifter.wet_mm if shifter else 0.0
-    deepest = max(float(lookup.range_at(machine, layers.energy_mev).max()) * TABLE_END - before, 1.0)
+    levels = MIXING_LEVELS_MM if kind is Kind.CORE else MIXING_LEVELS_MM[:2]
+    deepest = float(lookup.range_at(machine, layers.energy_mev).max()) * TABLE_END + TABLE_BLURS * levels[-1]
+    deepest = max(deepest - before, 1.0)
     middle = before + np.arange(0.0, deepest + TABLE_STEP_MM, TABLE_STEP_MM) + 0.5 * TABLE_STEP_MM
     released = np.array([_released(kind, machine, e, middle, before, deposit) for e in layers.energy_mev])
-    levels = MIXING_LEVELS_MM if kind is Kind.CORE else MIXING_LEVELS_MM[:2]
     dose = np.zeros((layers.groups * LANES, len(levels), len(middle)), dtype=np.float32)
     dose[: len(released)] = _cumulated(released, levels)
     dose = np.ascontiguousarray(dose.reshape(layers.groups, LANES, *dose.shape[1:]).transpose(0, 2, 3, 1))
@@ -235,17 +237,17 @@ def _cumulated(released: Array, levels_mm: tuple[float, ...]) -> Array:
 
 
 def _linear_power(power: Array, alive: Array) -> tuple[Array, Array, Array]:
-    """x (layer,), P and Q (n_wet,) of the least-squares fit power = P + x Q over the layers alive at each depth."""
+    """x (layer,), P and Q (n_wet,) of the relative least-squares fit power = P + x Q over the layers still alive."""
     first = power[:, 0]
     span = first[0] - first[-1]
     x = (first - first[-1]) / span if span > 0.0 else np.zeros(len(first))
     # The deepest layer decides where all have stopped.
-    weight = _normalized(alive + 1e-9 * np.arange(1, len(x) + 1)[:, None] ** 4)
+    weight = _normalized((alive + 1e-9 * np.arange(1, len(x) + 1)[:, None] ** 4) / power**2)
     mean_x, mean_power = (weight * x[:, None]).sum(axis=0), (weight * power).sum(axis=0)
     apart = x[:, None] - mean_x
     variance = (weight * apart**2).sum(axis=0)
-    slope = (weight * apart * (power - mean_power)).sum(axis=0) / np.maximum(variance, 1e-4)
-    slope[variance < 1e-4] = 0.0
+    slope = (weight * apart * (power - mean_power)).sum(axis=0) / np.maximum(variance, 1e-6)
+    slope[variance < 1e-6] = 0.0
     return x, mean_power - mean_x * slope, slope
 
 

@@ -232,8 +232,8 @@ def _clear(bins, used):
 
 @njit(cache=True, nogil=True)
 def slab_dose(
-    fluence, tables, level_variance, per_mm, rsp, scale, step_mm, wet, mixed, spread, lane_mean, residual, excess, px_mm,
-    bin_step, bins, used, out,
+    fluence, tables, level_variance, per_mm, rsp, scale, step_mm, wet, mixed, spread, lane_mean, residual, excess,
+    px_mm, bin_step, bins, used, out,
 ):  # fmt: skip
     """Add the dose of some neighbouring slices of one interval to out (m, v, u): `deposit`, then `spread_bins`.
 

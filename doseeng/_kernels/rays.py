@@ -24,8 +24,9 @@ def core_interval(
 
     rsp, scattering: (slice, v, u) of the whole frustum. scale: of all stopping powers. power_p, power_q: (n_wet,)
     scattering power P + x Q of water; per_mm: table rows per mm. offset, mixing: (v, u) mean and variance of the depths
-    of all paths about that of the ray itself. wanted: (v, u) rays to march, the others stay as they are. State: straight (v, u) depth of the ray; moments (v, u, 8).
-    Out: wet, mixed: (m, v, u) mean depth at the upper face, and variance; spread: (2, m, v, u) A2 at the centre, P and Q.
+    of all paths about that of the ray itself. wanted: (v, u) rays to march, the others stay as they are.
+    State: straight (v, u) depth of the ray; moments (v, u, 8).
+    Out: wet, mixed: (m, v, u) mean depth at the upper face, and variance; spread: (2, m, v, u) A2 at the centre, P, Q.
     """
     n_u = straight.shape[1]
     end = power_p.shape[0] - 1

@@ -1,8 +1,8 @@
 """Scalar physics and geometry, written once: compiled here for the CPU, and by `_kernels.cuda` for the GPU.
 
-Each function is plain Python on float32 scalars and arrays; `_kernels.cuda` takes it as it is (`f.py_func`), in the order
-of this file: a function calls only those above it. Constants are float32 and integers become float32 before they meet
-one: a literal, or an integer times a float32, would lift the arithmetic to float64.
+Each function is plain Python on float32 scalars and arrays; `_kernels.cuda` takes it as it is (`f.py_func`), in the
+order of this file: a function calls only those above it. Constants are float32 and integers become float32 before they
+meet one: a literal, or an integer times a float32, would lift the arithmetic to float64.
 """
 
 import numpy as np
@@ -74,7 +74,7 @@ def scattered(a0, a1, power, h):
 
 @njit(cache=True, inline="always")
 def renewed(v, c, water, h, renewal, angle_square):
-    """Lateral variance and covariance of secondaries behind a path h through `water` mm; see `rays.secondaries_interval`."""
+    """Lateral variance and covariance of secondaries behind a path h through `water` mm (`secondaries_interval`)."""
     keep = np.exp(-water * renewal)
     fresh = (ONE - keep) * angle_square * h
     after = keep * (v + h * (TWO * c + h * angle_square)) + fresh * h * THIRD
@@ -125,7 +125,7 @@ def arriving(straight, paths, nodes, sigma, px_mm, iv, iu):
 
 @njit(cache=True, inline="always")
 def place(m, i, j, k, u0, v0, pitch, top, dz, source_x, source_y):
-    """Fractional (face, row, column) of voxel (i, j, k) in a frustum; m: the 12 numbers of a (3, 4) affine to gantry mm.
+    """Fractional (face, row, column) of voxel (i, j, k) in a frustum; m: (12,) rows of a (3, 4) affine to gantry mm.
 
     In float32, positions within half a metre of the isocentre are good to 1e-4 mm.
     """

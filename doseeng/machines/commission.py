@@ -26,8 +26,9 @@ from doseeng.machines.lookup import depth_dose_at, optics_variance, water_scatte
 from doseeng.machines.model import Array, Halo, ProtonMachine
 
 HALO_NODES: Final = np.array([0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97])
-HALO_END: Final = 0.99
 """Depth over range where the halo is fitted; denser where protons stop and the share falls."""
+HALO_END: Final = 0.99
+"""Depth over range where secondaries have stopped."""
 MAX_SHARE: Final = 0.6
 SIGMA_BOUNDS_MM: Final = (3.0, 80.0)
 SMOOTHNESS: Final = 0.02

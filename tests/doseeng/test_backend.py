@@ -1,6 +1,7 @@
 """Choosing a backend: what was asked for, or a reason why not; and that both offer what the protocol says."""
 
 import inspect
+import subprocess
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 
 from doseeng.backend import Backend, choose
 from doseeng.cpu import CpuBackend, cpu
-from doseeng.cuda import CudaBackend, cuda
+from doseeng.cuda import cuda
+from doseeng.cuda_backend import CudaBackend
 from doseeng.errors import BackendUnavailable, ConfigError
 
 
@@ -66,13 +68,18 @@ def test_without_driver_or_device(devices: int | Exception, reason: str, monkeyp
         choose("cuda")
 
 
-@pytest.mark.usefixtures("no_gpu")
-def test_without_numba_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy(1))
-    monkeypatch.setitem(sys.modules, "numba.cuda", None)
-    monkeypatch.delattr("numba.cuda", raising=False)
-    with pytest.raises(BackendUnavailable, match=r"numba\.cuda cannot be imported"):
-        cuda()
+def test_without_numba_cuda() -> None:
+    # In a process of its own, where nothing has loaded numba.cuda before.
+    program = (
+        "import sys, types; sys.modules['cupy'] = types.ModuleType('cupy'); sys.modules['numba.cuda'] = None\n"
+        "from doseeng.backend import choose; from doseeng.errors import BackendUnavailable\n"
+        "assert choose('auto') is choose('cpu')\n"
+        "try: choose('cuda')\n"
+        "except BackendUnavailable as reason: print(reason)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("no GPU backend: numba.cuda cannot be imported")
+    assert "pip install 'doseeng[gpu]'" in done.stdout
 
 
 def test_an_unknown_backend_is_named() -> None:

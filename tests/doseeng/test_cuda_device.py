@@ -14,7 +14,8 @@ from doseeng._kernels.scalar import LANES
 from doseeng.backend import Float32, March, Materials, Rays
 from doseeng.beamseye import Frustum, gantry_to_index, grid_box, index_to_gantry, voxel_extent_mm
 from doseeng.cpu import cpu
-from doseeng.cuda import CudaBackend, cuda
+from doseeng.cuda import cuda
+from doseeng.cuda_backend import CudaBackend
 from doseeng.cuda_device import SimulatorDevice
 from doseeng.cuda_statistics import DeviceStatistics
 from doseeng.dvh import SamplePoints, cumulative_percent, sample_dose
@@ -203,7 +204,7 @@ def test_march(gpu: CudaBackend, rng: np.random.Generator, scatters: bool, mixes
 def test_fluence_moves_where_depths_differ(gpu: CudaBackend, rng: np.random.Generator) -> None:
     # Otherwise the comparison above would leave out most of the core's march.
     march = on(gpu, march_of(rng, True, True))
-    moved = gpu.device.to_host(gpu._geometry(march).moved)[:-1]
+    moved = gpu.device.to_host(gpu.geometry(march).moved)[:-1]
     assert moved[:, 0].any()
     assert not moved[:, -1].any()
 

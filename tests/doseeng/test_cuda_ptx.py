@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from numba import cuda, types
 
-from doseeng import cuda_device
+from doseeng import cuda_compile
 from doseeng._kernels.cuda import KERNEL_MODULES
 from doseeng._kernels.cuda.device import F1, F3, I2, F, I, Kernel, floats, kernel
-from doseeng.cuda_device import BLOCK, CupyDevice, entry_name, pack, ptx
+from doseeng.cuda_compile import entry_name, ptx
+from doseeng.cuda_device import BLOCK, CupyDevice, pack
 from doseeng.errors import BackendUnavailable
 
 CAPABILITY = (8, 0)
@@ -111,7 +112,7 @@ def test_double_precision_would_be_seen(compiled: Callable[[Kernel], str]) -> No
 
 def assembler() -> str | None:
     """ptxas of the path, or of the package that brings the compiler."""
-    spec = importlib.util.find_spec("nvidia") and importlib.util.find_spec(cuda_device.NVVM_WHEEL)
+    spec = importlib.util.find_spec("nvidia") and importlib.util.find_spec(cuda_compile.NVVM_WHEEL)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     bundled = [str(file) for folder in folders for file in Path(folder, "bin").glob("ptxas*")]
     return bundled[0] if bundled else shutil.which("ptxas")
@@ -176,7 +177,7 @@ def test_launches_cover_the_array_and_pass_what_the_kernel_reads(
             array[0, 0, 0] = x * pair[1]
             flags[0, 0] = j
 
-    monkeypatch.setattr(cuda_device, "_cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(cuda_compile, "_cache_folder", lambda: tmp_path)
     recorder = Recorder(parameters(compiled(nothing)))
     launch = CupyDevice(recorder).bind(nothing, (5, 7, 70), example(F3), 2.5, (1.0, -4.0), example(I2))
     launch(11)
@@ -196,7 +197,7 @@ def test_bound_launches_keep_their_arrays(compiled: Callable[[Kernel], str], tmp
         if cuda.grid(1) == 0:
             array[0] = j
 
-    monkeypatch.setattr(cuda_device, "_cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(cuda_compile, "_cache_folder", lambda: tmp_path)
     array = example(F1)
     alive = weakref.ref(array)
     launch = CupyDevice(Recorder(parameters(compiled(nothing)))).bind(nothing, (1,), array)

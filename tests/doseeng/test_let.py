@@ -10,7 +10,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.optimize import nnls
 
-from benchmarks.let import agreements, axis_of, depth_scale, in_medium, read_beam, read_reference, engine_curve
+from benchmarks.let import agreements, axis_of, depth_scale, engine_curve, in_medium, read_beam, read_reference
 from doseeng import let
 from doseeng.grid import Grid, Volume
 from doseeng.machines import lookup

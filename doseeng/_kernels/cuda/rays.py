@@ -25,6 +25,8 @@ def depths(rsp, step_mm, scale, first, tops):
     n_face, n_v, n_u = tops.shape
     if u < n_u and v < n_v:
         depth = ZERO
+        for s in range(first):
+            depth += rsp[s, v, u] * scale * step_mm[v, u]
         tops[0, v, u] = depth
         for s in range(n_face - 1):
             depth += rsp[first + s, v, u] * scale * step_mm[v, u]
