@@ -173,9 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(backend.description)
     except BackendUnavailable as reason:
         print(roofline_table(work_of(cpu_models, cpu()), H100))
-        print(
-            f"\nNo GPU: {reason}\nVerified here: every kernel to PTX, and its work. Not measured: dose on a GPU, times."
-        )
+        print(f"\n{reason}\nVerified here: every kernel to PTX, and its work. Not measured: dose on a GPU, times.")
     if backend is not None:
         good &= on_gpu(plan, cpu_models, backend)
     if options.dosecuda:

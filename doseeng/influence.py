@@ -75,7 +75,7 @@ def influence_matrix(
 def _everywhere(model: BeamModel) -> BeamModel:
     """The model with its march on all rays: points need to know it where no spot is, too."""
     components = tuple(replace(c, active=np.ones_like(c.active)) for c in model.components)
-    return replace(model, components=components, _traced={})
+    return replace(model, components=components, _traced={}, _wet={})
 
 
 def _points_in_reach(points_mm: Array, model: BeamModel, scenario: Scenario, marches: list[March]) -> _Points:

@@ -120,6 +120,7 @@ class BeamModel:
     settings: ProtonSettings
     backend: Backend
     _traced: dict[tuple[float, ...], dict[Frustum, Rays]] = field(default_factory=dict)
+    _wet: dict[tuple[Kind, tuple[float, ...]], Float32] = field(default_factory=dict)
 
     def dose(self, scenario: Scenario = NOMINAL, deposit: Deposit = Deposit.DOSE, out: Any = None) -> Any:
         """Physical dose to water of one fraction, Gy, or dose times LET; added to `out`, an array of the backend."""
@@ -177,6 +178,7 @@ class BeamModel:
         shift = tuple(map(float, scenario.isocenter_shift_mm))
         if shift not in self._traced:
             self._traced.clear()
+            self._wet.clear()
         kept = self._traced.setdefault(shift, {})
         if frustum not in kept:
             spanned = spanning(frustum, self.frame(scenario), self.image)
@@ -193,7 +195,10 @@ class BeamModel:
             rays = self._rays(frustum, scenario, _met(together))
             marches = []
             for component in together:
-                wet = self.backend.wet_mm(rays, _any_group(component)) * scenario.rsp_scale
+                key = (component.kind, tuple(map(float, scenario.isocenter_shift_mm)))
+                if key not in self._wet:
+                    self._wet[key] = self.backend.wet_mm(rays, _any_group(component))
+                wet = self._wet[key] * scenario.rsp_scale
                 first, last = _span(wet, component.tables, self.beam)
                 marches.append((component, _march(self, component, rays, scenario.rsp_scale, first, last, voxel)))
             yield rays.frustum, marches
@@ -238,7 +243,9 @@ def prepare_beam(
         reached = fluence
         if not np.all(beam.spot_mu):
             reached = _fluence(kind, frustum, narrowest, layers, beam.spot_uv_mm, np.ones(len(beam.spot_mu)))
-        tables = replace(tables, dose=backend.put(tables.dose))
+        names = ("dose", "lanes", "lane_mean", "power_p", "power_q", "renewal")
+        resident: dict[str, Any] = {name: backend.put(getattr(tables, name)) for name in names}
+        tables = replace(tables, **resident)
         active = np.asarray(reached.any(axis=3))
         components.append(Component(kind, frustum, tables, narrowest, backend.put(fluence), active))
     return replace(model, components=tuple(components))
