@@ -44,7 +44,7 @@ GRID_MARGIN_MM: Final = 10.0
 FULLY_COVERED: Final = 0.999
 """Share of a target that must lie in the dose grid; the rest is rounding of contours against voxels."""
 
-LET_THRESHOLD: Final = 1e-4
+LET_THRESHOLD: Final = 1e-3
 """LET is not told where there is less than this share of the largest dose."""
 
 LARGEST_SPOT_MM: Final = 500.0
@@ -158,8 +158,8 @@ def let_volume(prepared: Prepared, scenario: Scenario = NOMINAL) -> Volume:
     dose, product = (prepared.backend.zeros(prepared.grid.shape) for _ in range(2))
     for index, beam in enumerate(prepared.beams):
         model = _model(prepared, index)
-        dose += model.dose(scenario) * np.float32(beam.fractions)
-        product += model.dose(scenario, Deposit.DOSE_LET) * np.float32(beam.fractions)
+        dose += model.dose(scenario).clip(0.0, None) * np.float32(beam.fractions)
+        product += model.dose(scenario, Deposit.DOSE_LET).clip(0.0, None) * np.float32(beam.fractions)
     dose, product = prepared.backend.get(dose), prepared.backend.get(product)
     least = LET_THRESHOLD * float(dose.max())
     return Volume(prepared.grid, np.divide(product, dose, out=np.zeros_like(dose), where=dose > least))
@@ -196,7 +196,7 @@ def _course_values(prepared: Prepared, index: int, scenario: Scenario) -> Any:
     weight = RBE if prepared.settings.quantity is Quantity.RBE_WEIGHTED else 1.0
     values = _model(prepared, index).dose(scenario)
     values *= np.float32(prepared.beams[index].fractions * weight)
-    # The cubic between slices undershoots zero in the air where the march begins.
+    # The cubic between slices undershoots zero where dose begins or ends within one.
     return values.clip(0.0, None)
 
 

@@ -264,7 +264,7 @@ def beam_dose(
     """Physical dose to water of one fraction of `beam`, Gy, float32 of grid.shape; errors as `prepare_beam`."""
     backend = backend or cpu()
     model = prepare_beam(beam, machine, maps, grid, patient_position, settings, backend)
-    # The cubic between slices undershoots zero in the air where the march begins.
+    # The cubic between slices undershoots zero where dose begins or ends within one.
     return backend.get(model.dose(scenario)).clip(0.0, None)
 
 

@@ -104,6 +104,26 @@ def test_dose_without_reference(doseeng: Run, plan_only: Path) -> None:
     assert read_dose(Path("made/here/rd.dcm")).volume.grid.spacing_mm == (5.0, 5.0, 5.0)
 
 
+def test_let_shows_structures_and_writes_the_weighted_dose(doseeng: Run, case_dir: Path) -> None:
+    done = doseeng("let", case_dir, "--rbe", "wedenberg", "--alpha-beta", "2", "--out", "rbe.dcm", "--json")
+    assert done.code == 0, done.err
+    rows = {row["structure"]: row for row in done.result["structures"]}
+    target = rows["CTV"]
+    # A spread-out peak of 24 mm at 5 cm depth: 2 to 5 keV/um; with LET and a small alpha/beta RBE exceeds 1.1.
+    assert 2.0 < target["let_mean_kev_um"] < 5.0
+    assert target["variable_mean_gy"] > 1.02 * target["constant_mean_gy"]
+    assert read_dose(Path("rbe.dcm")).volume.values.max() >= target["variable_d2_gy"]
+    shown = doseeng("let", case_dir)
+    assert "CTV" in shown.out
+    assert "mcnamara" in shown.out
+
+
+def test_unknown_backend_is_refused(doseeng: Run, case_dir: Path) -> None:
+    done = doseeng("dose", case_dir, "--backend", "tpu")
+    assert done.code == 4
+    assert "unknown backend 'tpu'; choose one of auto, cpu, cuda" in done.err
+
+
 # --- options of both ------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,16 @@ import pytest
 
 from doseeng.case import Case
 from doseeng.dose import Dose, Quantity
-from doseeng.engine import EngineSettings, Prepared, compute_dose, prepare, scenario_dose, single_beam_dose
+from doseeng.engine import (
+    EngineSettings,
+    Prepared,
+    compute_dose,
+    let_volume,
+    prepare,
+    scenario_dose,
+    single_beam_dose,
+    variable_rbe_dose,
+)
 from doseeng.errors import MachineError, Notice, PlanError, StructureError
 from doseeng.grid import Grid, Volume
 from doseeng.machines.file import machine_hash, write_machine
@@ -16,6 +25,7 @@ from doseeng.machines.library import find_machine
 from doseeng.materials import read_hu_table
 from doseeng.plan import PhotonBeam, Plan, Prescription, ProtonBeam, RangeShifter
 from doseeng.proton import ProtonSettings
+from doseeng.rbe import RbeModel
 from doseeng.scenario import Scenario
 from doseeng.structures import PhysicalOverride, Structure, StructureSet
 
@@ -255,3 +265,57 @@ def test_the_plans_hash_knows_the_patient_position() -> None:
     turned = replace(case, plan=replace(case.plan, patient_position="FFP"))
     hashes = {prepare(c, settings=FAST).provenance["plan_sha256"] for c in (case, turned)}
     assert len(hashes) == 2
+
+
+# --- LET and variable RBE --------------------------------------------------------------------------------------------
+
+
+def test_let_is_low_at_the_skin_and_high_where_protons_stop(prepared: Prepared, dose: Dose) -> None:
+    lets = let_volume(prepared)
+    assert lets.grid.is_same(dose.volume.grid)
+    k, j, i = np.indices(lets.grid.shape)
+    inside = np.all(np.abs(lets.grid.to_patient(np.stack([i, j, k], axis=-1))) < (38.0, 38.0, 32.0), axis=-1)
+    reached = inside & (dose.volume.values > 0.05 * dose.volume.values.max())
+    assert np.all(lets.values[reached] > 0.0)
+    assert not lets.values[dose.volume.values < 0.9e-3 * dose.volume.values.max()].any()
+    # Stopping power of water at 80 MeV is 0.86 keV/um (PSTAR), secondaries add to it; where the deeper ones stop LET
+    # exceeds 5, and 20 nowhere (Grassberger and Paganetti, Phys Med Biol 56 (2011) 6677).
+    assert 0.86 < lets.values[reached].min() < 1.1
+    assert 5.0 < lets.values[reached].max() < 20.0
+
+
+def test_let_of_two_beams_is_the_dose_weighted_mean(prepared: Prepared) -> None:
+    alone = [
+        replace(prepared, beams=(b,), machines=(m,)) for b, m in zip(prepared.beams, prepared.machines, strict=True)
+    ]
+    doses = [scenario_dose(one).volume.values for one in alone]
+    lets = [let_volume(one).values for one in alone]
+    both = let_volume(prepared).values
+    total = doses[0] + doses[1]
+    high = np.minimum(*doses) > 0.05 * total.max()
+    expected = (doses[0] * lets[0] + doses[1] * lets[1]) / np.maximum(total, 1e-9)
+    np.testing.assert_allclose(both[high], expected[high], rtol=2e-3)
+
+
+def test_variable_rbe_weights_the_physical_dose_of_a_fraction(prepared: Prepared) -> None:
+    physical = scenario_dose(replace(prepared, settings=replace(prepared.settings, quantity=Quantity.PHYSICAL)))
+    constant = variable_rbe_dose(prepared, RbeModel.CONSTANT, 3.0)
+    np.testing.assert_allclose(constant.volume.values, 1.1 * physical.volume.values, rtol=1e-5)
+    found = variable_rbe_dose(prepared, RbeModel.WEDENBERG, 3.0)
+    assert found.quantity is Quantity.RBE_WEIGHTED
+    assert "wedenberg" in found.comment
+    at = np.unravel_index(physical.volume.values.argmax(), physical.volume.values.shape)
+    dose, let = physical.volume.values[at] / 20.0, let_volume(prepared).values[at]
+    # Wedenberg et al. (2013), Eq. 8, for alpha/beta 3 Gy.
+    rbe = (-3.0 + np.sqrt(9.0 + 4.0 * dose * (3.0 + 0.434 * let) + 4.0 * dose**2)) / (2.0 * dose)
+    assert found.volume.values[at] == pytest.approx(20.0 * dose * rbe, rel=1e-4)
+
+
+def test_variable_rbe_needs_one_fractionation(prepared: Prepared) -> None:
+    mixed = replace(prepared, beams=(prepared.beams[0], replace(prepared.beams[1], fractions=10)))
+    with pytest.raises(PlanError, match=r"beams have \[10, 20\] fractions"):
+        variable_rbe_dose(mixed, RbeModel.MCNAMARA, 3.0)
+
+
+def test_no_dose_is_negative(dose: Dose) -> None:
+    assert dose.volume.values.min() == 0.0
