@@ -227,7 +227,7 @@ def prepare_beam(
     frame = model.frame(NOMINAL)
     voxel = voxel_extent_mm(frame, grid)
     pitch = float(np.clip(np.sqrt(voxel[0] * voxel[1]) / np.sqrt(2.0), 0.5 * settings.pitch_mm, settings.pitch_mm))
-    slice_mm = float(np.clip(voxel[2], 0.5 * settings.slice_mm, settings.slice_mm))
+    slice_mm = float(np.clip(voxel[2], settings.slice_mm / 3.0, settings.slice_mm))
     present = kinds(layers, beam.range_shifter)
     components: list[Component] = []
     for kind in present:

@@ -1,6 +1,7 @@
 """Every CUDA kernel compiles without a GPU, in single precision, with the parameters that a launch hands over."""
 
 import ctypes
+import gc
 import importlib
 import re
 import shutil
@@ -204,6 +205,7 @@ def test_bound_launches_keep_their_arrays(compiled: Callable[[Kernel], str], tmp
     del array
     assert alive() is not None
     del launch
+    gc.collect()
     assert alive() is None
 
 
