@@ -110,18 +110,23 @@ def voxel_extent_mm(frame: BeamFrame, grid: Grid) -> Array:
     return extent
 
 
-def grid_box(frustum: Frustum, frame: BeamFrame, grid: Grid) -> tuple[int, int, int, int, int, int]:
-    """First and one past the last i, j and k of the voxels that the frustum can reach."""
+def grid_box(
+    frustum: Frustum, frame: BeamFrame, grid: Grid, first: int = 0, last: int | None = None
+) -> tuple[int, int, int, int, int, int]:
+    """First and one past the last i, j and k of the voxels that slices first..last-1 (all) of the frustum can reach."""
     m = gantry_to_index(frame, grid)
-    bottom = frustum.top_mm - frustum.slice_mm * frustum.shape[0]
+    # A cubic between faces reaches one slice further.
+    top = frustum.top_mm - frustum.slice_mm * max(first - 1, 0)
+    end = frustum.shape[0] if last is None else min(last + 1, frustum.shape[0])
+    bottom = frustum.top_mm - frustum.slice_mm * end
     corners = [
         (u * (1.0 - z / frustum.source_mm[0]), v * (1.0 - z / frustum.source_mm[1]), z)
         for u in frustum.u_mm[[0, -1]]
         for v in frustum.v_mm[[0, -1]]
-        for z in (frustum.top_mm, bottom)
+        for z in (top, bottom)
     ]
     index = np.array(corners) @ m[:, :3].T + m[:, 3]
     limit = np.array(grid.shape[::-1])
-    first = np.clip(np.floor(index.min(axis=0)).astype(int) - 1, 0, limit)
-    last = np.clip(np.ceil(index.max(axis=0)).astype(int) + 2, 0, limit)
-    return first[0], last[0], first[1], last[1], first[2], last[2]
+    low = np.clip(np.floor(index.min(axis=0)).astype(int) - 1, 0, limit)
+    high = np.clip(np.ceil(index.max(axis=0)).astype(int) + 2, 0, limit)
+    return low[0], high[0], low[1], high[1], low[2], high[2]

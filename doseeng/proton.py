@@ -12,7 +12,7 @@ own pitch. Dose is the mean over each voxel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Final
@@ -107,7 +107,10 @@ class Component:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BeamModel:
-    """A beam ready for any number of scenarios; made by `prepare_beam`."""
+    """A beam ready for any number of scenarios; made by `prepare_beam`.
+
+    It remembers what the last isocentre shift met, rays and the depths of their faces: range errors do not change it.
+    """
 
     beam: ProtonBeam
     machine: ProtonMachine
@@ -125,37 +128,36 @@ class BeamModel:
     def dose(self, scenario: Scenario = NOMINAL, deposit: Deposit = Deposit.DOSE, out: Any = None) -> Any:
         """Physical dose to water of one fraction, Gy, or dose times LET; added to `out`, an array of the backend."""
         out = self.backend.zeros(self.grid.shape) if out is None else out
-        for frustum, marches in self.marches(scenario):
-            values = self.backend.zeros(frustum.shape)
-            for component, march in marches:
-                self.backend.march(march, component.fluence, self._table(component, deposit), values)
-            self.backend.add_to_grid(values, *self._placement(frustum, scenario), out)
-        return out
+        return self._add(scenario, lambda component: (component.fluence, self._table(component, deposit)), out)
 
     def forward(self, spot_mu: npt.ArrayLike, scenario: Scenario = NOMINAL) -> Any:
         """`dose` for other metersets (n_spot,) of the same spots; linear in them."""
-        out = self.backend.zeros(self.grid.shape)
-        for frustum, marches in self.marches(scenario):
-            values = self.backend.zeros(frustum.shape)
-            for component, march in marches:
-                fluence = self.backend.put(self._fluence(component, np.asarray(spot_mu)))
-                self.backend.march(march, fluence, component.tables.dose, values)
-            self.backend.add_to_grid(values, *self._placement(frustum, scenario), out)
-        return out
+        mu, uv_mm = np.asarray(spot_mu), self.beam.spot_uv_mm
+
+        def of(c: Component) -> tuple[Any, Any]:
+            fluence = _fluence(c.kind, c.frustum, c.narrowest_mm2, self.layers, uv_mm, mu)
+            return self.backend.put(fluence), c.tables.dose
+
+        return self._add(scenario, of, self.backend.zeros(self.grid.shape))
 
     def adjoint(self, dose: Any, scenario: Scenario = NOMINAL) -> Array:
         """(n_spot,) the transpose of `forward` applied to a dose array (grid.shape) of the backend."""
         out = np.zeros(len(self.beam.spot_mu))
-        for frustum, marches in self.marches(scenario):
-            values = self.backend.from_grid(dose, *self._placement(frustum, scenario))
+        for _, marches in self.marches(scenario):
+            values = self.backend.from_grid(dose, *self._placement(marches, scenario))
             for component, march in marches:
                 fluence = self.backend.get(self.backend.march_back(march, values, component.tables.dose))
                 out += _spots(component, self.layers, self.beam.spot_uv_mm, fluence)
         return out
 
-    def _fluence(self, component: Component, spot_mu: Array) -> Float32:
-        of = (component.kind, component.frustum, component.narrowest_mm2)
-        return _fluence(*of, self.layers, self.beam.spot_uv_mm, spot_mu)
+    def _add(self, scenario: Scenario, of: Callable[[Component], tuple[Any, Any]], out: Any) -> Any:
+        """out += the dose of all components; of: the fluence and the table of one."""
+        for frustum, marches in self.marches(scenario):
+            values = self.backend.zeros(frustum.shape)
+            for component, march in marches:
+                self.backend.march(march, *of(component), values)
+            self.backend.add_to_grid(values, *self._placement(marches, scenario), out)
+        return out
 
     def _table(self, component: Component, deposit: Deposit) -> Any:
         if deposit is Deposit.DOSE:
@@ -168,14 +170,18 @@ class BeamModel:
         isocenter = np.asarray(self.beam.isocenter_mm) + np.asarray(scenario.isocenter_shift_mm)
         return beam_frame(isocenter, self.beam.gantry_deg, self.beam.couch_deg, self.patient_position)
 
-    def _placement(self, frustum: Frustum, scenario: Scenario) -> tuple[Frustum, Array, float, tuple[int, ...]]:
-        frame = self.frame(scenario)
+    def _placement(
+        self, marches: list[tuple[Component, March]], scenario: Scenario
+    ) -> tuple[Frustum, Array, float, tuple[int, ...]]:
+        frame, frustum = self.frame(scenario), marches[0][1].rays.frustum
         depth_mm = float(voxel_extent_mm(frame, self.grid)[2])
-        return frustum, index_to_gantry(frame, self.grid), depth_mm, grid_box(frustum, frame, self.grid)
+        bounds = [march.bounds for _, march in marches]
+        box = grid_box(frustum, frame, self.grid, min(b[0] for b in bounds), max(b[-1] for b in bounds))
+        return frustum, index_to_gantry(frame, self.grid), depth_mm, box
 
     def _rays(self, frustum: Frustum, scenario: Scenario, of: npt.NDArray[np.bool_]) -> Rays:
-        """Traced rays; those of the last isocentre shift are kept, because range errors do not change them."""
-        shift = tuple(map(float, scenario.isocenter_shift_mm))
+        """Traced rays, kept until the isocentre shifts again."""
+        shift = _shift(scenario)
         if shift not in self._traced:
             self._traced.clear()
             self._wet.clear()
@@ -195,7 +201,7 @@ class BeamModel:
             rays = self._rays(frustum, scenario, _met(together))
             marches = []
             for component in together:
-                key = (component.kind, tuple(map(float, scenario.isocenter_shift_mm)))
+                key = (component.kind, _shift(scenario))
                 if key not in self._wet:
                     self._wet[key] = self.backend.wet_mm(rays, _any_group(component))
                 wet = self._wet[key] * scenario.rsp_scale
@@ -266,6 +272,10 @@ def beam_dose(
     model = prepare_beam(beam, machine, maps, grid, patient_position, settings, backend)
     # The cubic between slices undershoots zero where dose begins or ends within one.
     return backend.get(model.dose(scenario)).clip(0.0, None)
+
+
+def _shift(scenario: Scenario) -> tuple[float, ...]:
+    return tuple(map(float, scenario.isocenter_shift_mm))
 
 
 def _any_group(component: Component) -> npt.NDArray[np.bool_]:
