@@ -50,6 +50,7 @@ from doseeng.machines.model import ProtonMachine
 from doseeng.materials import MaterialMaps
 from doseeng.plan import ProtonBeam
 from doseeng.scenario import NOMINAL, Scenario
+from doseeng.spotfluence import fluence_of, spots_of
 
 Array = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
@@ -63,8 +64,6 @@ WATER_SPREAD: Final = 0.025
 """Multiple scattering in water ends at 2.2 % of the range (Gottschalk 2010); lung and gaps add to it."""
 HALO_SIGMA_MM: Final = 25.0
 """The widest halo in water (230 MeV) is 25 mm."""
-CUT_SIGMAS: Final = 4.0
-"""A spot's fluence ends here, where 3e-4 of its peak is left."""
 ENTERED_WET_MM: Final = 1.0
 """A ray has met the patient after this much water; the air before it bears no secondaries that could spread."""
 SLICES_AHEAD: Final = 3
@@ -135,7 +134,7 @@ class BeamModel:
         mu, uv_mm = np.asarray(spot_mu), self.beam.spot_uv_mm
 
         def of(c: Component) -> tuple[Any, Any]:
-            fluence = _fluence(c.kind, c.frustum, c.narrowest_mm2, self.layers, uv_mm, mu)
+            fluence = fluence_of(c.kind, c.frustum, c.narrowest_mm2, self.layers, uv_mm, mu)
             return self.backend.put(fluence), c.tables.dose
 
         return self._add(scenario, of, self.backend.zeros(self.grid.shape))
@@ -147,7 +146,8 @@ class BeamModel:
             values = self.backend.from_grid(dose, *self._placement(marches, scenario))
             for component, march in marches:
                 fluence = self.backend.get(self.backend.march_back(march, values, component.tables.dose))
-                out += _spots(component, self.layers, self.beam.spot_uv_mm, fluence)
+                of = (component.kind, component.frustum, component.narrowest_mm2)
+                out += spots_of(*of, self.layers, self.beam.spot_uv_mm, fluence)
         return out
 
     def _add(self, scenario: Scenario, of: Callable[[Component], tuple[Any, Any]], out: Any) -> Any:
@@ -245,10 +245,10 @@ def prepare_beam(
             first, last = _span(backend.wet_mm(rays, everywhere), tables, beam)
             reach_mm = rays.frustum.slice_center_mm[[first, last - 1]]
         narrowest = _narrowest(model, kind, frustum, reach_mm)
-        fluence = _fluence(kind, frustum, narrowest, layers, beam.spot_uv_mm, beam.spot_mu)
+        fluence = fluence_of(kind, frustum, narrowest, layers, beam.spot_uv_mm, beam.spot_mu)
         reached = fluence
         if not np.all(beam.spot_mu):
-            reached = _fluence(kind, frustum, narrowest, layers, beam.spot_uv_mm, np.ones(len(beam.spot_mu)))
+            reached = fluence_of(kind, frustum, narrowest, layers, beam.spot_uv_mm, np.ones(len(beam.spot_mu)))
         names = ("dose", "lanes", "lane_mean", "power_p", "power_q", "renewal")
         resident: dict[str, Any] = {name: backend.put(getattr(tables, name)) for name in names}
         tables = replace(tables, **resident)
@@ -366,45 +366,3 @@ def _march(
         start_wet_mm=start_wet,
         active=component.active,
     )
-
-
-def _profiles(
-    frustum: Frustum, narrowest_mm2: Array, layers: Layers, spot_uv_mm: Array
-) -> Iterator[tuple[int, npt.NDArray[np.intp], Array, Array]]:
-    """Per layer: its index, its spots, and their Gaussians (spot, n_u) along u and (spot, n_v) along v, per mm."""
-    for layer in range(len(layers.energy_mev)):
-        spots = np.flatnonzero(layers.spot_layer == layer)
-        u, v = spot_uv_mm[spots].T
-        var_u, var_v = narrowest_mm2[layer]
-        yield layer, spots, _gaussian(frustum.u_mm, u, var_u), _gaussian(frustum.v_mm, v, var_v)
-
-
-def _gaussian(x_mm: Array, center_mm: Array, variance: float) -> Array:
-    square = (x_mm - center_mm[:, None]) ** 2 / variance
-    return np.where(square < CUT_SIGMAS**2, np.exp(-0.5 * square), 0.0) / np.sqrt(2.0 * np.pi * variance)
-
-
-def _protons_per_mu(kind: Kind, layers: Layers, layer: int, spots: npt.NDArray[np.intp]) -> Array:
-    wide = float(layers.wide_share[layer])
-    return layers.protons_per_mu[spots] * (wide if kind is Kind.WIDE else 1.0 - wide)
-
-
-def _fluence(
-    kind: Kind, frustum: Frustum, narrowest_mm2: Array, layers: Layers, spot_uv_mm: Array, spot_mu: Array
-) -> Float32:
-    """(group, n_v, n_u, LANES) 1e9 protons per mm2 of the isocentre plane."""
-    out = np.zeros((layers.groups, *frustum.shape[1:], LANES), dtype=np.float32)
-    for layer, spots, along_u, along_v in _profiles(frustum, narrowest_mm2, layers, spot_uv_mm):
-        protons = spot_mu[spots] * _protons_per_mu(kind, layers, layer, spots)
-        out[layer // LANES, :, :, layer % LANES] = (along_v * protons[:, None]).T @ along_u
-    return out
-
-
-def _spots(component: Component, layers: Layers, spot_uv_mm: Array, fluence: Float32) -> Array:
-    """(n_spot,) the transpose of `_fluence`."""
-    out = np.zeros(len(layers.spot_layer))
-    for layer, spots, along_u, along_v in _profiles(component.frustum, component.narrowest_mm2, layers, spot_uv_mm):
-        plane = fluence[layer // LANES, :, :, layer % LANES].astype(np.float64)
-        protons = _protons_per_mu(component.kind, layers, layer, spots)
-        out[spots] = ((along_v @ plane) * along_u).sum(axis=1) * protons
-    return out

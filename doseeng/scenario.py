@@ -20,5 +20,10 @@ class Scenario:
     rsp_scale: float = 1.0
     random: bool = False
 
+    @property
+    def is_nominal(self) -> bool:
+        """True without any error, whatever its name."""
+        return (self.isocenter_shift_mm, self.rsp_scale) == ((0.0, 0.0, 0.0), 1.0)
+
 
 NOMINAL: Final = Scenario("nominal")

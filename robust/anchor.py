@@ -102,7 +102,7 @@ class AnchoredDoses:
 
     def __call__(self, scenario: Scenario) -> Dose:
         """The anchored dose of a scenario; the reference itself in the nominal one."""
-        if (scenario.isocenter_shift_mm, scenario.rsp_scale) == ((0.0, 0.0, 0.0), 1.0):
+        if scenario.is_nominal:
             return self.reference
         values = self.own(scenario).volume.values + self.error(scenario.rsp_scale)
         below = -float(np.minimum(values, 0.0).sum(dtype=np.float64))

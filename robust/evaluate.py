@@ -62,7 +62,7 @@ def evaluate(
     keep their limits by the smallest margin, relative to the limit. ConfigError: no scenario, or the first is not
     nominal. StructureError: the structure of a goal is missing, empty or unusable.
     """
-    if not scenarios or (scenarios[0].isocenter_shift_mm, scenarios[0].rsp_scale) != ((0.0, 0.0, 0.0), 1.0):
+    if not scenarios or not scenarios[0].is_nominal:
         found = scenarios[0].name if scenarios else "none"
         raise ConfigError(f"the first scenario must be nominal (no error), found '{found}'; put nominal first")
     nominal = dose_of(scenarios[0])

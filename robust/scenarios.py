@@ -112,7 +112,7 @@ def load_scenarios(path: Path) -> tuple[Scenario, ...]:
             raise ConfigError(f"{where}: the name is taken; every scenario needs its own")
         if row.name == NOMINAL.name and scenario != NOMINAL:
             raise ConfigError(f"{where}: nominal has no error, found shift {row.shift_mm} mm, {row.range_percent} %")
-        if row.name != NOMINAL.name and (scenario.isocenter_shift_mm, scenario.rsp_scale) == ((0.0, 0.0, 0.0), 1.0):
+        if row.name != NOMINAL.name and scenario.is_nominal:
             raise ConfigError(f"{where}: neither shift_mm nor range_percent is given; call it 'nominal' or remove it")
         made.append(scenario)
     return (NOMINAL, *(s for s in made if s.name != NOMINAL.name))

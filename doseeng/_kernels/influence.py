@@ -16,8 +16,6 @@ from doseeng._kernels.scalar import (
 
 EXPONENT_LIMIT = F32(14.0)
 """A Gaussian is not followed beyond exp(-14), a millionth of its peak."""
-SHARP = F32(0.02)
-"""Depths that vary by less than this share of the first level's variance are one depth."""
 
 
 NODES = np.array([-np.sqrt(3.0), 0.0, np.sqrt(3.0)], dtype=np.float32)
@@ -31,9 +29,7 @@ def _add_dose(tables, level_variance, per_mm, wet, passed, mixed, weight, dose):
     i0, f0, i1, f1 = depth_rows(wet - HALF * passed, passed, per_mm, tables.shape[1])
     if i0 < 0:
         return
-    level, above = 0, ZERO
-    if mixed > SHARP * level_variance[1]:
-        level, above = mixing_level(mixed, level_variance)
+    level, above = mixing_level(mixed, level_variance)
     for l in range(dose.shape[0]):
         value = released_up_to(tables, level, i1, f1, l) - released_up_to(tables, level, i0, f0, l)
         if above > ZERO:

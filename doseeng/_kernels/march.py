@@ -51,7 +51,6 @@ def deposit(
     """
     n_group, n_v, n_u, _ = fluence.shape
     n_wet, n_bin = tables.shape[2], bins.shape[1]
-    sharp = F32(0.02) * level_variance[1]
     before, after = np.empty(LANES, dtype=np.float32), np.empty(LANES, dtype=np.float32)
     for g in range(n_group):
         table = tables[g]
@@ -63,9 +62,7 @@ def deposit(
                     most = max(most, abs(here[l]))
                 if most == ZERO:
                     continue
-                level, above = 0, ZERO
-                if mixed[g, 0, iv, iu] > sharp:
-                    level, above = mixing_level(mixed[g, 0, iv, iu], level_variance)
+                level, above = mixing_level(mixed[g, 0, iv, iu], level_variance)
                 row, fraction = -1, ZERO
                 for k in range(rsp.shape[0]):
                     water = max(rsp[k, iv, iu] * scale * step_mm[iv, iu], MIN_STEP_WET_MM)
@@ -100,7 +97,6 @@ def collect(
     """The transpose of `deposit`: fluence += what the bins say each layer of each active ray would have given them."""
     n_group, n_v, n_u, _ = fluence.shape
     n_wet, n_bin = tables.shape[2], bins.shape[1]
-    sharp = F32(0.02) * level_variance[1]
     before, after = np.empty(LANES, dtype=np.float32), np.empty(LANES, dtype=np.float32)
     for g in range(n_group):
         table = tables[g]
@@ -109,9 +105,7 @@ def collect(
                 if not active[g, iv, iu]:
                     continue
                 here = fluence[g, iv, iu]
-                level, above = 0, ZERO
-                if mixed[g, 0, iv, iu] > sharp:
-                    level, above = mixing_level(mixed[g, 0, iv, iu], level_variance)
+                level, above = mixing_level(mixed[g, 0, iv, iu], level_variance)
                 for k in range(rsp.shape[0]):
                     water = max(rsp[k, iv, iu] * scale * step_mm[iv, iu], MIN_STEP_WET_MM)
                     i0, f0, i1, f1 = depth_rows(wet[g, k, iv, iu], water, per_mm, n_wet)

@@ -16,6 +16,9 @@ LANES = 8
 
 MIN_STEP_WET_MM = F32(0.1)
 """Depth dose is averaged over at least this much water, so that thin air steps do not divide rounding by rounding."""
+SHARP = F32(0.02)
+"""Depths that vary by less than this share of the first blurred level's variance are one depth."""
+
 SAME_DEPTH = F32(1e-4)
 """Variances of depth below this share of the depth (mm2 per mm) are rounding."""
 TABLE_MARGIN = F32(1.001)
@@ -159,7 +162,12 @@ def width_bin(variance, step, n_bin):
 
 @njit(cache=True, inline="always")
 def mixing_level(variance, level_variance):
-    """(lower level, share of the level above it) of a variance of depths; shares are linear in variance."""
+    """(lower level, share of the level above it) of a variance of depths; shares are linear in variance.
+
+    Below a small share of the first blurred level nothing is blurred.
+    """
+    if variance <= SHARP * level_variance[1]:
+        return 0, ZERO
     last = level_variance.shape[0] - 2
     j = 0
     while j < last and variance > level_variance[j + 1]:

@@ -15,7 +15,7 @@ from doseeng._kernels import scalar
 
 I = types.int64
 F = types.float32
-F1, F2, F3, F4, F5, F6 = (types.Array(types.float32, n, "C") for n in range(1, 7))
+F1, F2, F3, F4, F5 = (types.Array(types.float32, n, "C") for n in range(1, 6))
 I1, I2, I3 = (types.Array(types.int32, n, "C") for n in range(1, 4))
 B2, B3 = (types.Array(types.uint8, n, "C") for n in (2, 3))
 

@@ -13,9 +13,6 @@ from doseeng._kernels.scalar import F32, LANES, MIN_STEP_WET_MM, ONE, ZERO
 depth_rows, mixing_level, released_up_to = (DEVICE[n] for n in ("depth_rows", "mixing_level", "released_up_to"))
 gaussian_taps, width_bin = DEVICE["gaussian_taps"], DEVICE["width_bin"]
 
-SHARP = F32(0.02)
-"""Depths that mix by less than this share of the first blurred level's variance are not blurred."""
-
 
 @cuda.jit(device=True)
 def lane_dose(table, level, above, i0, f0, i1, f1, l):
@@ -65,9 +62,7 @@ def deposit(
     for g in range(tables.shape[0]):
         i0, f0, i1, f1 = depth_rows(tops[s, v, u] + offset[j, g, v, u], water, per_mm, tables.shape[2])
         if i0 >= 0:
-            level, above = 0, ZERO
-            if mixing[j, g, v, u] > SHARP * level_variance[1]:
-                level, above = mixing_level(mixing[j, g, v, u], level_variance)
+            level, above = mixing_level(mixing[j, g, v, u], level_variance)
             total = ZERO
             for l in range(LANES):
                 total += fluence[j, g, v, u, l] * lane_dose(tables[g], level, above, i0, f0, i1, f1, l)
@@ -139,9 +134,7 @@ def collect(
     j, g = z // n_group, z % n_group
     if u >= n_u or v >= n_v or j >= fluence.shape[0]:
         return
-    level, above = 0, ZERO
-    if mixing[j, g, v, u] > SHARP * level_variance[1]:
-        level, above = mixing_level(mixing[j, g, v, u], level_variance)
+    level, above = mixing_level(mixing[j, g, v, u], level_variance)
     for s in range(larger(bounds[j] - first, chunk), smaller(bounds[j + 1] - first, chunk + n)):
         water = larger(rsp[first + s, v, u] * scale * step_mm[v, u], MIN_STEP_WET_MM)
         i0, f0, i1, f1 = depth_rows(tops[s, v, u] + offset[j, g, v, u], water, per_mm, tables.shape[2])
