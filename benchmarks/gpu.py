@@ -1,9 +1,10 @@
-"""The GPU: `python -m benchmarks.gpu [--dosecuda CHECKOUT]`.
+"""The GPU: `python -m benchmarks.gpu [proton|photon] [--dosecuda CHECKOUT]`.
 
-Compiles every CUDA kernel, counts what each must move and compute, and on a GPU checks the dose against the CPU's,
-measures the roofline, and times nominal dose and 9, 29 and 101 scenarios with all statistics. Without a GPU it says
-what is missing, and verifies and counts the rest. With a checkout of DoseCUDA (Bhattacharya et al., J Appl Clin Med
-Phys 26 (2025) e70093) it builds that and runs it on the same spots.
+proton: compiles every CUDA kernel, counts what each must move and compute, and on a GPU checks the dose against the
+CPU's, measures the roofline, and times nominal dose and 9, 29 and 101 scenarios with all statistics. Without a GPU it
+says what is missing, and verifies and counts the rest. With a checkout of DoseCUDA (Bhattacharya et al., J Appl Clin
+Med Phys 26 (2025) e70093) it builds that and runs it on the same spots. photon: compiles every CUDA kernel, times a
+VMAT arc with both algorithms on the CPU and on the GPU, and compares their doses.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.gpu_photon import photon_arc
 from benchmarks.gpu_plan import GpuPlan, read_plan, resampled
 from benchmarks.gpu_ptx import ptx_table
 from benchmarks.gpu_roofline import H100, TimedDevice, measured_ceilings, roofline_table
@@ -154,9 +156,14 @@ def beside_dosecuda(plan: GpuPlan, checkout: Path, backend: CudaBackend | None) 
 def main(arguments: list[str] | None = None) -> int:
     """Run it all; the exit code is 1 when a kernel uses float64 or the GPU's dose differs from the CPU's."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("particle", nargs="?", choices=["proton", "photon"], default="proton")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the reference data")
     parser.add_argument("--dosecuda", type=Path, help="a checkout of DoseCUDA to build and run on the same plan")
     options = parser.parse_args(arguments)
+    if options.particle == "photon":
+        table, good = ptx_table()
+        print(table)
+        return 0 if photon_arc(options.data) and good else 1
     plan = read_plan(options.data)
     print(
         f"{plan.name}: {plan.spots} spots, {len(plan.beams)} fields, {plan.grid.shape} voxels, {os.cpu_count()} cores"

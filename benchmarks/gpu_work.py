@@ -51,7 +51,7 @@ def work_of(models: Sequence[BeamModel], backend: CpuBackend) -> dict[str, Work]
         for frustum, marches in model.marches(NOMINAL):
             samples = max(1, round(frustum.slice_mm / min(model.image.spacing_mm)))
             voxels, slices = prod(model.grid.shape), prod(frustum.shape)
-            image = prod(model.materials.rsp.shape)
+            image = prod(model.materials.stopping.shape)
             parts = [
                 {
                     "trace": Work(1, 8.0 * (image + slices), 2.0 * TRILINEAR * samples * slices),

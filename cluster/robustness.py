@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from cluster.report import write_report
 from doseeng.case import Case
@@ -22,7 +23,9 @@ from doseeng.dose import Dose
 from doseeng.engine import Prepared, scenario_dose, single_beam_dose
 from doseeng.errors import DicomError, GeometryError, MetricError, Notice
 from doseeng.grid import Volume, beam_frame
-from doseeng.scenario import NOMINAL, Scenario
+from doseeng.materials import MaterialMaps
+from doseeng.plan import PhotonBeam, ProtonBeam
+from doseeng.scenario import NOMINAL, Modality, Scenario, require_possible
 from robust.anchor import (
     DIGEST_SHOWN,
     AnchoredDoses,
@@ -39,14 +42,15 @@ from robust.evaluate import Settings, evaluate
 from robust.export import anchoring_to_json
 from robust.goals import goals_for, read_goal_file
 from robust.result import RobustReport
-from robust.scenarios import load_scenarios, scenario_set, site_errors
+from robust.scenarios import DEFAULT_SET, load_scenarios, scenario_set, site_errors
 
 
 @dataclass(frozen=True, slots=True)
 class RobustnessRequest:
-    """What is asked: a set name or .toml path, the site's errors or explicit ones, a goals file, a seed."""
+    """What is asked: a set name or .toml path (None: the default of the plan's modality), the site's errors or explicit
+    ones, a goals file, a seed."""
 
-    scenarios: str = "28"
+    scenarios: str | None = None
     site: str = "default"
     setup_mm: float | None = None
     range_percent: float | None = None
@@ -80,14 +84,16 @@ def run_robustness(
     engine's nominal dose grossly disagrees with is not used: the engine's nominal dose alone is shown, UNEVALUABLE.
     """
     case = prepared.case
-    scenarios = requested_scenarios(request)
+    modality = case.plan.modality
+    request = replace(request, scenarios=request.scenarios or DEFAULT_SET[modality])
+    scenarios = requested_scenarios(request, modality)
     goal_file = read_goal_file(request.goals)
     goals, goal_notices = goals_for(case, goal_file)
     source = _own_doses(prepared) if anchor is None else _anchored_doses(prepared, anchor)
     far: tuple[Notice, ...] = ()
     if source.anchoring is not None:
         scenarios = scenarios if source.anchoring.is_used else (NOMINAL,)
-        far = reach_notices(scenarios)
+        far = reach_notices(scenarios, modality)
     result = evaluate(
         case,
         scenarios,
@@ -95,7 +101,7 @@ def run_robustness(
         source.dose_of,
         settings=Settings(dose_uncertainty_percent=goal_file.uncertainty.dose_percent),
         gates=source.gates,
-        notices=(*prepared.notices, *goal_notices, *source.notices, *far),
+        notices=(*prepared.notices, *goal_notices, *source.notices, *far, *_without_leaves(prepared, scenarios)),
         provenance={**prepared.provenance, "request": _as_json(request)},
         progress=progress,
     )
@@ -131,17 +137,28 @@ def read_anchor(path: Path, case: Case, accept_patient_mismatch: bool = False) -
     return dose
 
 
-def requested_scenarios(request: RobustnessRequest) -> tuple[Scenario, ...]:
-    """The scenarios of a request: a named set with the site's or explicit magnitudes, or a list from TOML."""
-    if request.scenarios.endswith(".toml"):
-        return load_scenarios(Path(request.scenarios))
-    site_setup, site_range = site_errors(request.site)
-    return scenario_set(
-        request.scenarios,
-        setup_mm=site_setup if request.setup_mm is None else request.setup_mm,
-        range_percent=site_range if request.range_percent is None else request.range_percent,
-        rng=np.random.default_rng(request.seed),
-    )
+def requested_scenarios(request: RobustnessRequest, modality: Modality) -> tuple[Scenario, ...]:
+    """The scenarios of a request: a named set with the site's or explicit magnitudes, or a list from TOML.
+
+    A site's range error is one of stopping powers: photon plans have an error of density only where it is given.
+    ConfigError for a scenario with an error that the modality does not know.
+    """
+    name = request.scenarios or DEFAULT_SET[modality]
+    if name.endswith(".toml"):
+        scenarios = load_scenarios(Path(name))
+    else:
+        site_setup, site_range = site_errors(request.site)
+        usual_percent = site_range if modality == "proton" else 0.0
+        scenarios = scenario_set(
+            name,
+            setup_mm=site_setup if request.setup_mm is None else request.setup_mm,
+            range_percent=usual_percent if request.range_percent is None else request.range_percent,
+            rng=np.random.default_rng(request.seed),
+            modality=modality,
+        )
+    for scenario in scenarios:
+        require_possible(scenario, modality)
+    return scenarios
 
 
 def _own_doses(prepared: Prepared) -> _Source:
@@ -163,32 +180,46 @@ def _anchored_doses(prepared: Prepared, anchor: Dose) -> _Source:
             "the case on the anchor's grid"
         )
     plan = prepared.case.plan
-    reference, factor = usable_reference(anchor, plan, prepared.settings.quantity)
+    reference, factor = usable_reference(anchor, plan, prepared.quantity)
     beams = [single_beam_dose(prepared, index) for index in range(len(prepared.beams))]
     total = np.zeros(prepared.grid.shape, dtype=np.float32)
     for beam in beams:
         total += beam.volume.values
     nominal = replace(beams[0], volume=Volume(prepared.grid, total), summation="PLAN", beam_numbers=())
     found = compare("plan", reference, nominal)
-    gates, notices = disagreement(found, max(beam.fractions for beam in prepared.beams))
+    gates, notices = disagreement(found, max(beam.fractions for beam in prepared.beams), plan.modality)
     sha256 = digest(anchor)
     anchoring = Anchoring(
-        anchor.uid, sha256, factor, found.gamma_percent, found.points, found.mean_ratio, is_used=not gates
+        anchor.uid,
+        sha256,
+        factor,
+        found.gamma_percent,
+        found.points,
+        found.mean_ratio,
+        is_used=not gates,
+        is_carried=plan.modality == "proton",
     )
     if gates:
         return _Source(lambda _scenario: nominal, gates, notices, anchoring)
-    frames = [
-        beam_frame(beam.isocenter_mm, beam.gantry_deg, beam.couch_deg, plan.patient_position) for beam in prepared.beams
-    ]
-    error = error_carrier(
-        Volume(prepared.grid, reference.volume.values - total),
-        [BeamDose(frame, beam.volume) for frame, beam in zip(frames, beams, strict=True)],
-        prepared.maps.rsp,
-    )
+    error = _carrier(prepared, Volume(prepared.grid, reference.volume.values - total), beams)
     label = f"sha256 {sha256[:DIGEST_SHOWN]}"
     return _Source(
         anchored(reference, lambda scenario: scenario_dose(prepared, scenario), error, label), (), notices, anchoring
     )
+
+
+def _carrier(prepared: Prepared, error: Volume, doses: list[Dose]) -> Callable[[float], npt.NDArray[np.float32]]:
+    """Where the error of the nominal dose goes when a scenario scales the materials; with photons it stays."""
+    maps = prepared.maps[0]
+    if not isinstance(maps, MaterialMaps):
+        return lambda _scale: error.values
+    position = prepared.case.plan.patient_position
+    beams = [
+        BeamDose(beam_frame(beam.isocenter_mm, beam.gantry_deg, beam.couch_deg, position), dose.volume)
+        for beam, dose in zip(prepared.beams, doses, strict=True)
+        if isinstance(beam, ProtonBeam)
+    ]
+    return error_carrier(error, beams, maps.rsp)
 
 
 def _with_anchoring(result: RobustReport, source: _Source) -> RobustReport:
@@ -230,6 +261,17 @@ def _agreement(prepared: Prepared, nominal: Dose) -> tuple[tuple[Notice, ...], t
         )
         return (gate,), ()
     return (), (Notice("nominal-compared", "plan", text),)
+
+
+def _without_leaves(prepared: Prepared, scenarios: tuple[Scenario, ...]) -> tuple[Notice, ...]:
+    """A notice for each beam that an error of the leaves changes nothing of, because it has none."""
+    if all(scenario.leaf_opening_mm == 0.0 for scenario in scenarios):
+        return ()
+    return tuple(
+        Notice("no-leaves-to-move", f"beam {b.number} '{b.name}'", "has no multileaf collimator: leaf errors spare it")
+        for b in prepared.beams
+        if isinstance(b, PhotonBeam) and not b.mlcs
+    )
 
 
 def _write_doses(result: RobustReport, case: Case, folder: Path) -> None:

@@ -25,19 +25,31 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Materials:
-    """rsp, scattering: (z, y, x) float32 arrays of the backend: stopping and scattering power relative to water."""
+    """(z, y, x) float32 arrays of the backend, relative to water. stopping: what depth grows with, the stopping power
+    for protons and the attenuation for photons. spreading: what widens with it, the scattering power for protons and
+    the electron density for photons."""
 
-    rsp: Any
-    scattering: Any
+    stopping: Any
+    spreading: Any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rays:
-    """What every ray of a frustum meets: rsp and scattering, (n_slice, n_v, n_u) float32 arrays of the backend."""
+    """What every ray of a frustum meets, as `Materials`: (n_slice, n_v, n_u) float32 arrays of the backend."""
 
     frustum: Frustum
-    rsp: Any
-    scattering: Any
+    stopping: Any
+    spreading: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cones:
+    """Collapsed cones of one frustum that march downstream, or all upstream: directions (n, 3) and offsets (n, n_slice,
+    2), as the kernel takes them."""
+
+    directions: Float32
+    offsets: npt.NDArray[np.int64]
+    upstream: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +83,10 @@ class Backend(Protocol):
     def description(self) -> str:
         """Name, library versions and device, for provenance."""
 
+    @property
+    def workers(self) -> int:
+        """How many independent tasks it can work on at the same time."""
+
     def put(self, array: npt.ArrayLike) -> Any:
         """A float32 array of the backend."""
 
@@ -98,6 +114,21 @@ class Backend(Protocol):
 
     def march_back(self, march: March, dose: Any, tables_dose: Any) -> Any:
         """The transpose of `march` on its active rays: fluence from dose."""
+
+    def release(self, rays: Rays, fluence: Any, depth_scale: Any, table: Float32, per_mm: float) -> Any:
+        """(n_slice, n_v, n_u) energy that photons of fluence (n_v, n_u) set free in each slice.
+
+        depth_scale (n_v, n_u): attenuation of each ray over the axis. table: energy per mm of water, per_mm depths.
+        """
+
+    def carry(self, rays: Rays, released: Any, modes: Float32, out: Any) -> None:
+        """out (n_slice, n_v, n_u) += dose to water that modes (n, 3) carry along the rays and spread across them."""
+
+    def cones(self, rays: Rays, released: Any, cones: Sequence[Cones], out: Any) -> None:
+        """out (n_slice, n_v, n_u) += dose to water along collapsed cones."""
+
+    def settle(self, rays: Rays, released: Any, out: Any) -> None:
+        """out (n_slice, n_v, n_u) += dose to water where energy is set free."""
 
     def add_to_grid(self, values: Any, frustum: Frustum, to_gantry: Array, depth_mm: float,
                     box: tuple[int, ...], out: Any) -> None:  # fmt: skip

@@ -12,7 +12,9 @@ from doseeng.dose import Dose
 from doseeng.engine import Prepared, single_beam_dose
 from doseeng.errors import GeometryError, MetricError, Notice
 from doseeng.gamma import gamma
+from doseeng.gantry import start_deg, starting_at
 from doseeng.grid import Volume, resample
+from doseeng.photon import Algorithm, PhotonSettings
 from doseeng.proton import ProtonSettings
 
 DOSE_PERCENT: Final = 3.0
@@ -27,6 +29,7 @@ HIGH_DOSE: Final = 0.5
 TURNS_DEG: Final = (90.0, 180.0, 270.0)
 """Gantry angles that exports are known to confuse differ by quarter turns."""
 COARSE: Final = ProtonSettings(pitch_mm=8.0, slice_mm=8.0)
+COARSE_PHOTON: Final = PhotonSettings(Algorithm.PENCIL, pitch_mm=8.0, slice_mm=8.0)
 """Rays and slices 4 mm apart or more: 2 % off, enough to tell quarter turns apart, in a third to half of the time."""
 
 
@@ -48,7 +51,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TurnedBeam:
-    """The dose of a beam at another gantry angle than the plan's."""
+    """The dose of a beam at another gantry angle than the plan's; of an arc, gantry_deg is where it starts."""
 
     gantry_deg: float
     dose: Dose
@@ -150,7 +153,7 @@ def _explanation(
         rate = compare(found.what, reference, _sum_of(prepared, [t.dose for t in tried.values()])).gamma_percent
         if rate >= ACTION_PERCENT:
             turned.update(tried)
-            planned = " / ".join(f"{b.gantry_deg:g}" for b in prepared.beams if b.number in tried)
+            planned = " / ".join(f"{start_deg(b):g}" for b in prepared.beams if b.number in tried)
             fitting = " / ".join(f"{tried[b.number].gantry_deg:g}" for b in prepared.beams if b.number in tried)
             text = (
                 f"{what}, but {rate:.1f} % with the gantry at {fitting} degrees instead of the plan's {planned}: "
@@ -163,7 +166,7 @@ def _explanation(
 
 def _nearest_turn(prepared: Prepared, reference: Dose, numbers: tuple[int, ...]) -> dict[int, TurnedBeam]:
     """The beams turned by the same quarter turn, the one that comes nearest to a dose; {} when all miss the patient."""
-    coarse = replace(prepared, settings=replace(prepared.settings, proton=COARSE))
+    coarse = replace(prepared, settings=replace(prepared.settings, proton=COARSE, photon=COARSE_PHOTON))
     differences = {}
     for turn_deg in TURNS_DEG:
         try:
@@ -175,10 +178,10 @@ def _nearest_turn(prepared: Prepared, reference: Dose, numbers: tuple[int, ...])
 
 
 def _turned(prepared: Prepared, numbers: tuple[int, ...], turn_deg: float) -> dict[int, TurnedBeam]:
-    beams = tuple(replace(b, gantry_deg=(b.gantry_deg + turn_deg) % 360.0) for b in prepared.beams)
-    turned = replace(prepared, beams=beams)
+    beams = tuple(starting_at(b, (start_deg(b) + turn_deg) % 360.0) for b in prepared.beams)
+    other = replace(prepared, beams=beams)
     return {
-        beam.number: TurnedBeam(beam.gantry_deg, single_beam_dose(turned, i))
+        beam.number: TurnedBeam(start_deg(beam), single_beam_dose(other, i))
         for i, beam in enumerate(beams)
         if beam.number in numbers
     }

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from doseeng._kernels import march as kernels
+from doseeng._kernels import photon as photon_kernels
 from doseeng._kernels import rays as ray_kernels
 from doseeng._kernels import trace as trace_kernels
 from doseeng._kernels.scalar import LANES
 from doseeng._kernels.trace import PADDING
-from doseeng.backend import Float32, March, Materials, Rays
+from doseeng.backend import Cones, Float32, March, Materials, Rays
 from doseeng.beamseye import Array, Frustum
 from doseeng.layers import MIXING_LEVELS_MM, TABLE_STEP_MM
 
@@ -42,6 +43,10 @@ DEPTH_TOLERANCE_MM: Final = 2.0
 in the reference cases anything from 0.5 to 3 mm gives the same gamma."""
 PER_MM: Final = np.float32(1.0 / TABLE_STEP_MM)
 TASKS_PER_THREAD: Final = 2
+MODE_BINS: Final = 48
+"""Width bins of photon modes, which differ more in width than proton layers do."""
+CARRY_SLICES: Final = 8
+"""Slices of photon modes that are binned before they are spread; bins of more would leave the cache."""
 
 
 def path_nodes() -> Float32:
@@ -79,6 +84,11 @@ class CpuBackend:
         """Name, numba version and threads."""
         return f"cpu (numba {numba.__version__}, {self.threads} threads)"
 
+    @property
+    def workers(self) -> int:
+        """Its threads."""
+        return self.threads
+
     def put(self, array: npt.ArrayLike) -> Float32:
         """A contiguous float32 array."""
         return np.ascontiguousarray(array, dtype=np.float32)
@@ -113,14 +123,14 @@ class CpuBackend:
         self._over_rows(
             frustum.shape[1],
             lambda a, b: trace_kernels.trace(
-                materials.rsp, materials.scattering, to_index, *frustum.description, samples, of, a, b, rsp, scattering
+                materials.stopping, materials.spreading, to_index, *frustum.description, samples, of, a, b, rsp, scattering
             ),
         )
         return Rays(frustum, rsp, scattering)
 
     def wet_mm(self, rays: Rays, of: npt.NDArray[np.bool_]) -> Float32:
         """As `Backend.wet_mm`."""
-        depth = np.cumsum(rays.rsp[:, of] * rays.frustum.step_mm[of], axis=0)
+        depth = np.cumsum(rays.stopping[:, of] * rays.frustum.step_mm[of], axis=0)
         faces = np.concatenate([np.zeros((1, depth.shape[1]), dtype=np.float32), depth])
         return np.stack([faces.min(axis=1), faces.max(axis=1)], axis=1)
 
@@ -158,6 +168,66 @@ class CpuBackend:
             kernels.slab_fluence(dose[whole], *common(whole, part), N_BINS, everywhere, fluence)
         fluence[~march.active] = 0.0
         return fluence
+
+    def release(self, rays: Rays, fluence: Any, depth_scale: Any, table: Float32, per_mm: float) -> Float32:
+        """As `Backend.release`."""
+        out = np.empty(rays.frustum.shape, dtype=np.float32)
+        step = rays.frustum.step_mm
+        self._over_rows(
+            out.shape[1],
+            lambda a, b: photon_kernels.release(
+                fluence, rays.stopping, step, depth_scale, table, np.float32(per_mm), a, b, out
+            ),
+        )
+        return out
+
+    def carry(self, rays: Rays, released: Any, modes: Float32, out: Any) -> None:
+        """As `Backend.carry`."""
+        frustum = rays.frustum
+        n_slice, n_v, n_u = frustum.shape
+        state = np.zeros((n_v, len(modes), n_u, 3), dtype=np.float32)
+        step, px, bin_step = frustum.step_mm, _pixels(frustum), np.float32(BIN_PIXELS * frustum.pitch_mm)
+        for first in range(0, n_slice, CARRY_SLICES):
+            last = min(first + CARRY_SLICES, n_slice)
+            bins = np.zeros((last - first, MODE_BINS, n_v, n_u), dtype=np.float32)
+            used = np.zeros((last - first, MODE_BINS, n_v), dtype=np.bool_)
+
+            def advance(a: int, b: int, first: int = first, last: int = last, work: Any = (bins, used)) -> None:
+                photon_kernels.carry_modes(
+                    released, rays.spreading, step, np.float32(frustum.slice_mm), modes, bin_step, first, last, a, b,
+                    state, *work,
+                )  # fmt: skip
+
+            def spread(k: int, first: int = first, work: Any = (bins, used)) -> None:
+                kernels.spread_bins(
+                    work[0][k], work[1][k], bin_step, np.float32(0.0), px[first + k], 1, out[first + k]
+                )
+
+            self._over_rows(n_v, advance)
+            self.each(spread, range(last - first))
+
+    def cones(self, rays: Rays, released: Any, cones: Sequence[Cones], out: Any) -> None:
+        """As `Backend.cones`."""
+        frustum = rays.frustum
+        tasks = [(c, part) for c in cones for part in np.array_split(np.arange(len(c.directions)), self.threads)]
+
+        def follow(task: Any) -> Float32:
+            c, part = task
+            energy = np.zeros(frustum.shape, dtype=np.float32)
+            photon_kernels.collapsed_cones(
+                released, rays.spreading, c.directions[part], c.offsets[part], np.float32(frustum.slice_mm), c.upstream,
+                energy,
+            )  # fmt: skip
+            return energy
+
+        first, *others = self.each(follow, tasks)
+        for energy in others:
+            first += energy
+        self.settle(rays, first, out)
+
+    def settle(self, rays: Rays, released: Any, out: Any) -> None:
+        """As `Backend.settle`."""
+        photon_kernels.settle(released, rays.spreading, np.float32(rays.frustum.slice_mm), out)
 
     def add_to_grid(
         self, values: Any, frustum: Frustum, to_gantry: Array, depth_mm: float, box: tuple[int, ...], out: Any
@@ -203,7 +273,7 @@ class CpuBackend:
         paths, at_move = (np.zeros((groups, len(nodes), *shape), dtype=np.float32) for _ in range(2))
         wanted = np.ones_like(march.active) if march.mixes else march.active
         step, px, scale = rays.frustum.step_mm, _pixels(rays.frustum), np.float32(march.scale)
-        straight[:] = rays.rsp[: march.bounds[0]].sum(axis=0) * step * scale
+        straight[:] = rays.stopping[: march.bounds[0]].sum(axis=0) * step * scale
         tasks = [(g, rows) for g in range(groups) for rows in self._row_blocks(shape[0], groups)]
         for first, last in pairwise(march.bounds):
             fields = _fields(groups, last - first, shape)
@@ -211,14 +281,14 @@ class CpuBackend:
             def advance(task: Any, first: int = first, last: int = last, fields: Any = fields) -> None:
                 g, rows = task
                 ray_kernels.core_interval(
-                    rays.rsp, rays.scattering, scale, step, tables.power_p[g], tables.power_q[g], PER_MM, first, last,
+                    rays.stopping, rays.spreading, scale, step, tables.power_p[g], tables.power_q[g], PER_MM, first, last,
                     rows, wanted[g], straight[g], offset[g], mixing[g], moments[g], *(f[g] for f in fields),
                 )  # fmt: skip
 
             self.each(advance, tasks)
             part = Interval(first, last, *fields, {})
             if march.mixes and last < march.bounds[-1]:
-                slab = rays.rsp[first:last].sum(axis=0) * step * scale
+                slab = rays.stopping[first:last].sum(axis=0) * step * scale
                 uniform = bool(np.ptp(slab) < UNIFORM_MM)
                 here = px[last - 1]
 
@@ -254,7 +324,7 @@ class CpuBackend:
         moments = np.empty((groups, *shape, 2), dtype=np.float32)
         moments[:] = march.start[:, None, None]
         step = rays.frustum.step_mm
-        straight[:] = rays.rsp[: march.bounds[0]].sum(axis=0) * step * np.float32(march.scale)
+        straight[:] = rays.stopping[: march.bounds[0]].sum(axis=0) * step * np.float32(march.scale)
         tasks = [(g, rows) for g in range(groups) for rows in self._row_blocks(shape[0], groups)]
         for first, last in pairwise(march.bounds):
             wet, mixed, spread = fields = _fields(groups, last - first, shape)
@@ -262,7 +332,7 @@ class CpuBackend:
             def advance(task: Any, first: int = first, last: int = last, fields: Any = fields) -> None:
                 g, rows = task
                 ray_kernels.secondaries_interval(
-                    rays.rsp, np.float32(march.scale), step, tables.renewal[g], np.float32(tables.angle_square),
+                    rays.stopping, np.float32(march.scale), step, tables.renewal[g], np.float32(tables.angle_square),
                     np.float32(march.start_wet_mm), PER_MM, first, last, rows, march.active[g], straight[g], moments[g],
                     fields[0][g], fields[2][g, 0],
                 )  # fmt: skip
@@ -326,7 +396,7 @@ def _slice_weight(frustum: Frustum) -> Float32:
 
 
 def _slice_arguments(march: March, tables_dose: Any) -> Callable[[slice, Interval], tuple[Any, ...]]:
-    frustum, rsp = march.rays.frustum, march.rays.rsp
+    frustum, rsp = march.rays.frustum, march.rays.stopping
     levels = np.array(MIXING_LEVELS_MM[: tables_dose.shape[1]], dtype=np.float32) ** 2
     step, px = frustum.step_mm, _pixels(frustum)
     bin_step = np.float32(BIN_PIXELS * frustum.pitch_mm)

@@ -14,13 +14,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from doseeng import cuda_photon
 from doseeng._kernels.cuda import march as kernels
 from doseeng._kernels.cuda import rays as ray_kernels
 from doseeng._kernels.cuda import trace as trace_kernels
 from doseeng._kernels.cuda.device import Kernel
 from doseeng._kernels.march import MAX_RADIUS
 from doseeng._kernels.scalar import LANES
-from doseeng.backend import Float32, March, Materials, Rays, Result
+from doseeng.backend import Cones, Float32, March, Materials, Rays, Result
 from doseeng.beamseye import Array, Frustum
 from doseeng.cpu import BIN_PIXELS, DEPTH_TOLERANCE_MM, N_BINS, PER_MM, path_nodes
 from doseeng.cuda_device import Device, Launch
@@ -28,8 +29,8 @@ from doseeng.layers import MIXING_LEVELS_MM
 
 SPREAD_BYTES: Final = 1 << 28
 """Width bins of so many slices are held at once as fit this."""
-KEPT_FRUSTA: Final = 64
-"""Rays whose lengths are kept on the device."""
+KEPT_FRUSTA: Final = 512
+"""Rays whose lengths are kept on the device: those of an arc, fine and coarse."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +106,11 @@ class CudaBackend:
         """Float32 zeros on the device."""
         return self.device.xp.zeros(shape, dtype=np.float32)
 
+    @property
+    def workers(self) -> int:
+        """One: launches are in order."""
+        return 1
+
     def together(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
         """As `Backend.together`: one after the other, for the host is what takes time and the device runs behind it."""
         return [task() for task in tasks]
@@ -113,20 +119,20 @@ class CudaBackend:
         self, materials: Materials, to_index: Array, frustum: Frustum, samples: int, of: npt.NDArray[np.bool_]
     ) -> Rays:
         """As `Backend.trace`."""
-        rsp, scattering = self._empty(frustum.shape), self._empty(frustum.shape)
+        rsp, scattering = self.empty(frustum.shape), self.empty(frustum.shape)
         line = _lines(to_index, frustum, samples)
-        arguments = (materials.rsp, materials.scattering, line, samples, self._mask(of), rsp, scattering)
-        self._run(trace_kernels.trace, frustum.shape, *arguments)
+        arguments = (materials.stopping, materials.spreading, line, samples, self._mask(of), rsp, scattering)
+        self.run(trace_kernels.trace, frustum.shape, *arguments)
         return Rays(frustum, rsp, scattering)
 
     def wet_mm(self, rays: Rays, of: npt.NDArray[np.bool_]) -> Float32:
         """As `Backend.wet_mm`; waits for the device."""
         n_slice, n_v, n_u = rays.frustum.shape
-        faces = self._empty((n_slice + 1, n_v, n_u))
-        self._run(ray_kernels.depths, (n_v, n_u), rays.rsp, self._step_mm(rays.frustum), 1.0, 0, faces)
-        rows, out = self._empty((n_slice + 1, n_v, 2)), self._empty((n_slice + 1, 2))
-        self._run(ray_kernels.row_ranges, (n_slice + 1, n_v), faces, self._mask(of), rows)
-        self._run(ray_kernels.face_ranges, (n_slice + 1,), rows, out)
+        faces = self.empty((n_slice + 1, n_v, n_u))
+        self.run(ray_kernels.depths, (n_v, n_u), rays.stopping, self.step_mm(rays.frustum), 1.0, 0, faces)
+        rows, out = self.empty((n_slice + 1, n_v, 2)), self.empty((n_slice + 1, 2))
+        self.run(ray_kernels.row_ranges, (n_slice + 1, n_v), faces, self._mask(of), rows)
+        self.run(ray_kernels.face_ranges, (n_slice + 1,), rows, out)
         return self.get(out)
 
     def march(self, march: March, fluence: Any, tables_dose: Any, out: Any) -> None:
@@ -134,16 +140,17 @@ class CudaBackend:
         geometry = self.geometry(march)
         slots = self._fluence_slots(geometry, march, fluence)
         n, bin_step = geometry.n, _bin_step(march)
-        for chunk, bins, work, taps in self._chunks(geometry, march):
+        taps = self.taps(bin_step, N_BINS, n.excess, n.px_mm)
+        for chunk, bins, work in self.chunks(len(geometry.tops) - 1, N_BINS, *march.active.shape[1:]):
             used = self.device.xp.zeros(bins.shape[:2], dtype=np.int32)
             threads = (bins.shape[0], *out.shape[1:])
-            self._run(
+            self.run(
                 kernels.deposit, threads, chunk, geometry.first, n.slot, slots, tables_dose, n.levels, PER_MM,
-                march.rays.rsp, march.scale, n.step_mm, n.lane_mean, geometry.tops, geometry.offset, geometry.mixing,
-                geometry.variance, n.residual, bin_step, bins, used,
+                march.rays.stopping, march.scale, n.step_mm, n.lane_mean, geometry.tops, geometry.offset,
+                geometry.mixing, geometry.variance, n.residual, bin_step, bins, used,
             )  # fmt: skip
-            self._run(kernels.spread_u, threads, chunk, bins, used, *taps, work)
-            self._run(kernels.spread_v, threads, chunk, geometry.first, work, used, *taps, out)
+            self.run(kernels.spread_u, threads, chunk, bins, used, *taps, work)
+            self.run(kernels.spread_v, threads, chunk, geometry.first, work, used, *taps, out)
 
     def march_back(self, march: March, dose: Any, tables_dose: Any) -> Any:
         """As `Backend.march_back`."""
@@ -151,33 +158,50 @@ class CudaBackend:
         n_group, n_v, n_u = march.active.shape
         fluence = self.zeros((geometry.slots, n_group, n_v, n_u, LANES))
         n, bin_step = geometry.n, _bin_step(march)
-        for chunk, bins, work, taps in self._chunks(geometry, march):
+        taps = self.taps(bin_step, N_BINS, n.excess, n.px_mm)
+        for chunk, bins, work in self.chunks(len(geometry.tops) - 1, N_BINS, *march.active.shape[1:]):
             all_bins = self.device.put(np.ones(bins.shape[:2]), np.int32)
             threads = (bins.shape[0], n_v, n_u)
-            self._run(kernels.gather_v, threads, chunk, geometry.first, dose, *taps, work)
-            self._run(kernels.spread_u, threads, chunk, work, all_bins, *taps, bins)
-            self._run(
+            self.run(kernels.gather_v, threads, chunk, geometry.first, dose, *taps, work)
+            self.run(kernels.spread_u, threads, chunk, work, all_bins, *taps, bins)
+            self.run(
                 kernels.collect, (geometry.slots * n_group, n_v, n_u), chunk, geometry.first, n.bounds, bins,
-                tables_dose, n.levels, PER_MM, march.rays.rsp, march.scale, n.step_mm, geometry.tops, geometry.offset,
-                geometry.mixing, geometry.variance, n.residual, bin_step, fluence,
+                tables_dose, n.levels, PER_MM, march.rays.stopping, march.scale, n.step_mm, geometry.tops,
+                geometry.offset, geometry.mixing, geometry.variance, n.residual, bin_step, fluence,
             )  # fmt: skip
         return self._fluence_back(geometry, march, fluence)
+
+    def release(self, rays: Rays, fluence: Any, depth_scale: Any, table: Float32, per_mm: float) -> Any:
+        """As `Backend.release`."""
+        return cuda_photon.release(self, rays, fluence, depth_scale, table, per_mm)
+
+    def carry(self, rays: Rays, released: Any, modes: Float32, out: Any) -> None:
+        """As `Backend.carry`."""
+        cuda_photon.carry(self, rays, released, modes, out)
+
+    def cones(self, rays: Rays, released: Any, cones: Sequence[Cones], out: Any) -> None:
+        """As `Backend.cones`."""
+        cuda_photon.cones(self, rays, released, cones, out)
+
+    def settle(self, rays: Rays, released: Any, out: Any) -> None:
+        """As `Backend.settle`."""
+        cuda_photon.settle(self, rays, released, out)
 
     def add_to_grid(
         self, values: Any, frustum: Frustum, to_gantry: Array, depth_mm: float, box: tuple[int, ...], out: Any
     ) -> None:
         """As `Backend.add_to_grid`."""
         n_slice, n_v, n_u = frustum.shape
-        faces = self._empty((n_slice + 1, n_v, n_u))
-        self._run(trace_kernels.integrate, (n_v, n_u), values, self.put(_slice_weight(frustum)), faces)
-        self._run(trace_kernels.add_to_grid, _extent(box), faces, *_placed(to_gantry, frustum, depth_mm, box), out)
+        faces = self.empty((n_slice + 1, n_v, n_u))
+        self.run(trace_kernels.integrate, (n_v, n_u), values, self.put(_slice_weight(frustum)), faces)
+        self.run(trace_kernels.add_to_grid, _extent(box), faces, *_placed(to_gantry, frustum, depth_mm, box), out)
 
     def from_grid(self, dose: Any, frustum: Frustum, to_gantry: Array, depth_mm: float, box: tuple[int, ...]) -> Any:
         """As `Backend.from_grid`."""
         n_slice, n_v, n_u = frustum.shape
-        faces, values = self.zeros((n_slice + 1, n_v, n_u)), self._empty(frustum.shape)
-        self._run(trace_kernels.add_to_faces, _extent(box), dose, *_placed(to_gantry, frustum, depth_mm, box), faces)
-        self._run(trace_kernels.integrate_back, (n_v, n_u), faces, self.put(_slice_weight(frustum)), values)
+        faces, values = self.zeros((n_slice + 1, n_v, n_u)), self.empty(frustum.shape)
+        self.run(trace_kernels.add_to_faces, _extent(box), dose, *_placed(to_gantry, frustum, depth_mm, box), faces)
+        self.run(trace_kernels.integrate_back, (n_v, n_u), faces, self.put(_slice_weight(frustum)), values)
         return values
 
     def geometry(self, march: March) -> Geometry:
@@ -187,23 +211,23 @@ class CudaBackend:
         n_group, n_v, n_u = march.active.shape
         first, n_slice, slots = march.bounds[0], march.bounds[-1] - march.bounds[0], len(march.bounds) - 1
         n = self._numbers(march)
-        tops = self._empty((n_slice + 1, n_v, n_u))
-        self._run(ray_kernels.depths, (n_v, n_u), march.rays.rsp, n.step_mm, march.scale, first, tops)
+        tops = self.empty((n_slice + 1, n_v, n_u))
+        self.run(ray_kernels.depths, (n_v, n_u), march.rays.stopping, n.step_mm, march.scale, first, tops)
         geometry = Geometry(
             n=n,
             first=first,
             tops=tops,
             offset=self.zeros((slots, n_group, n_v, n_u)),
             mixing=self.zeros((slots, n_group, n_v, n_u)),
-            variance=self._empty((n_slice, n_group, n_v, n_u)),
+            variance=self.empty((n_slice, n_group, n_v, n_u)),
             moved=self.device.xp.zeros((slots, n_group), dtype=np.int32),
-            jump=self._empty((slots - 1, 2, n_group, n_v, n_u)),
+            jump=self.empty((slots - 1, 2, n_group, n_v, n_u)),
             used=self.device.xp.zeros((slots, n_group, N_BINS), dtype=np.int32),
         )
         if march.scatters:
             self._scatter(geometry, march)
         else:
-            self._run(
+            self.run(
                 ray_kernels.secondaries, (n_group, n_v, n_u), tops, n.step_mm, n.renewal, march.tables.angle_square,
                 march.start_wet_mm, PER_MM, n.start, geometry.variance,
             )  # fmt: skip
@@ -215,7 +239,7 @@ class CudaBackend:
         moments = self.zeros((8, *shape))
         paths, at_move = (self.zeros((shape[0], len(n.nodes), *shape[1:])) for _ in range(2))
         advance = self.device.bind(
-            ray_kernels.advance, shape, n.bounds, geometry.first, geometry.tops, march.rays.scattering, n.step_mm,
+            ray_kernels.advance, shape, n.bounds, geometry.first, geometry.tops, march.rays.spreading, n.step_mm,
             n.power_p, n.power_q, n.lane_mean, PER_MM, n.nodes, n.px_at_move, n.active, DEPTH_TOLERANCE_MM,
             geometry.offset, moments, paths, at_move, geometry.variance, geometry.moved,
         )  # fmt: skip
@@ -233,7 +257,7 @@ class CudaBackend:
         """(slot, group, v, u, LANES) fluence of every interval."""
         if geometry.slots == 1:
             return fluence[None]
-        slots = self._empty((geometry.slots, *fluence.shape))
+        slots = self.empty((geometry.slots, *fluence.shape))
         self.device.xp.copyto(slots[0], fluence)
         move_u, move_v = self._moves(geometry, march, kernels.move_u, kernels.move_v, slots)
         for j in range(geometry.slots - 1):
@@ -249,8 +273,8 @@ class CudaBackend:
                 back_v(j)
                 back_u(j)
         n_group, n_v, n_u = march.active.shape
-        out = self._empty(slots.shape[1:])
-        self._run(kernels.on_active, (n_group, n_v, n_u * LANES), slots, geometry.n.active, out)
+        out = self.empty(slots.shape[1:])
+        self.run(kernels.on_active, (n_group, n_v, n_u * LANES), slots, geometry.n.active, out)
         return out
 
     def _moves(
@@ -259,8 +283,8 @@ class CudaBackend:
         """The two halves of moving fluence after interval j, or of the transpose."""
         n_group, n_v, n_u = march.active.shape
         no_excess = self.zeros((geometry.slots,))
-        taps = self._taps(march, no_excess, geometry.n.px_at_move)
-        work = self._empty((n_group, N_BINS, n_v, n_u, LANES))
+        taps = self.taps(_bin_step(march), N_BINS, no_excess, geometry.n.px_at_move)
+        work = self.empty((n_group, N_BINS, n_v, n_u, LANES))
         shape = (n_group, n_v, n_u * LANES)
         when = (geometry.moved, geometry.used, *taps)
         given, taken = (slots, work) if along_u is kernels.move_u else (work, slots)
@@ -270,21 +294,19 @@ class CudaBackend:
             self.device.bind(along_v, shape, *when, taken, given),
         )
 
-    def _chunks(self, geometry: Geometry, march: March) -> Iterator[tuple[int, Any, Any, tuple[Any, Any]]]:
-        """First slice of the march, bins and scratch (m, bin, v, u), taps; a few slices at a time to bound memory."""
-        n_slice, (n_v, n_u) = len(geometry.tops) - 1, march.active.shape[1:]
-        m = min(max(1, self.spread_bytes // (4 * N_BINS * n_v * n_u)), n_slice)
-        taps = self._taps(march, geometry.n.excess, geometry.n.px_mm)
+    def chunks(self, n_slice: int, n_bin: int, n_v: int, n_u: int) -> Iterator[tuple[int, Any, Any]]:
+        """First slice, bins (m, bin, v, u) of zeros, and as large a scratch; a few slices at a time to bound memory."""
+        m = min(max(1, self.spread_bytes // (4 * n_bin * n_v * n_u)), n_slice)
         for chunk in range(0, n_slice, m):
-            shape = (min(m, n_slice - chunk), N_BINS, n_v, n_u)
-            yield chunk, self.zeros(shape), self._empty(shape), taps
+            shape = (min(m, n_slice - chunk), n_bin, n_v, n_u)
+            yield chunk, self.zeros(shape), self.empty(shape)
 
-    def _taps(self, march: March, excess: Any, px_mm: Any) -> tuple[Any, Any]:
+    def taps(self, bin_step: float, n_bin: int, excess: Any, px_mm: Any) -> tuple[Any, Any]:
         """Half kernels of all bins (row, bin, axis, tap) and their radii, for rows of pixels and excess variance."""
         rows = len(px_mm)
-        taps = self._empty((rows, N_BINS, 2, MAX_RADIUS + 1))
-        radius = self.device.xp.empty((rows, N_BINS, 2), dtype=np.int32)
-        self._run(kernels.make_taps, (rows, 2, N_BINS), _bin_step(march), excess, px_mm, taps, radius)
+        taps = self.empty((rows, n_bin, 2, MAX_RADIUS + 1))
+        radius = self.device.xp.empty((rows, n_bin, 2), dtype=np.int32)
+        self.run(kernels.make_taps, (rows, 2, n_bin), bin_step, excess, px_mm, taps, radius)
         return taps, radius
 
     def _numbers(self, march: March) -> _Numbers:
@@ -299,7 +321,7 @@ class CudaBackend:
         residual, excess, px_mm, px_at_move, nodes, start, levels = self._upload(np.float32, *packed)
         bounds, slots = self._upload(np.int32, np.array(march.bounds), slot)
         return _Numbers(
-            bounds, slots, residual, excess, px_mm, px_at_move, nodes, start, levels, self._step_mm(frustum),
+            bounds, slots, residual, excess, px_mm, px_at_move, nodes, start, levels, self.step_mm(frustum),
             self._mask(march.active), *map(self.put, (tables.lanes, tables.lane_mean, tables.power_p, tables.power_q,
             tables.renewal)),
         )  # fmt: skip
@@ -310,7 +332,7 @@ class CudaBackend:
         ends = np.cumsum([a.size for a in arrays])
         return [packed[end - a.size : end].reshape(a.shape) for a, end in zip(arrays, map(int, ends), strict=True)]
 
-    def _step_mm(self, frustum: Frustum) -> Any:
+    def step_mm(self, frustum: Frustum) -> Any:
         """(v, u) length of each ray in one slice; a shift of the isocentre does not change it."""
         key = (frustum.first_uv_mm, frustum.pitch_mm, frustum.shape[1:], frustum.slice_mm, frustum.source_mm)
         if key not in self._steps:
@@ -322,10 +344,12 @@ class CudaBackend:
     def _mask(self, of: npt.NDArray[np.bool_]) -> Any:
         return self.device.put(of, np.uint8)
 
-    def _empty(self, shape: Sequence[int]) -> Any:
+    def empty(self, shape: Sequence[int]) -> Any:
+        """Float32 on the device, not set."""
         return self.device.xp.empty(shape, dtype=np.float32)
 
-    def _run(self, kernel: Kernel, shape: Sequence[int], *arguments: Any) -> None:
+    def run(self, kernel: Kernel, shape: Sequence[int], *arguments: Any) -> None:
+        """Launch a kernel once; as `Device.bind`."""
         self.device.bind(kernel, shape, *arguments)()
 
 

@@ -226,10 +226,20 @@ class BeamFrame:
 
 
 def beam_frame(
-    isocenter_mm: npt.ArrayLike, gantry_deg: float, couch_deg: float = 0.0, patient_position: str = "HFS"
+    isocenter_mm: npt.ArrayLike,
+    gantry_deg: float,
+    couch_deg: float = 0.0,
+    patient_position: str = "HFS",
+    collimator_deg: float = 0.0,
 ) -> BeamFrame:
-    """The gantry frame of a beam with the given IEC 61217 angles for a patient in the given position."""
+    """The gantry frame of a beam with the given IEC 61217 angles for a patient in the given position.
+
+    With a collimator angle it is the frame of the beam limiting devices, which turn about gantry Z.
+    """
     axes = fixed_to_gantry(gantry_deg) @ patient_to_fixed(patient_position, couch_deg)
+    if collimator_deg:
+        c, s = _cos_sin(collimator_deg)
+        axes = np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]]) @ axes
     return BeamFrame(np.asarray(isocenter_mm, dtype=np.float64), axes)
 
 

@@ -156,7 +156,7 @@ def _fields(backend: CpuBackend, march: March) -> tuple[Float32, ...]:
     """
     rays, (first, last) = march.rays, (march.bounds[0], march.bounds[-1])
     parts = list(backend.intervals(march))
-    water = np.ascontiguousarray(rays.rsp[first:last] * rays.frustum.step_mm * np.float32(march.scale))
+    water = np.ascontiguousarray(rays.stopping[first:last] * rays.frustum.step_mm * np.float32(march.scale))
     wet = np.concatenate([part.wet for part in parts], axis=1)
     spread = np.concatenate([part.spread for part in parts], axis=2)
     moved = np.zeros_like(spread)

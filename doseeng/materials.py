@@ -1,60 +1,52 @@
-"""From Hounsfield units to what protons feel: density, relative stopping power, relative scattering power.
-
-HU tables are named, versioned TOML files in `doseeng/data/materials`: a density curve, the composition of each HU
-range, and optionally a measured `rsp` curve that replaces the computed one.
-"""
+"""From Hounsfield units to what protons and photons feel, with the body outline and overrides of a structure set."""
 
 from __future__ import annotations
 
-import hashlib
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from doseeng import protonphysics
+from doseeng import photonphysics, protonphysics
 from doseeng.errors import MaterialError, Notice, StructureError
-from doseeng.grid import Volume
+from doseeng.grid import Grid, Volume, resample
+from doseeng.hutable import DEFAULT_TABLE, HU_MAX, HU_MIN, Curve, HuTable, read_hu_table, which_composition
 from doseeng.masks import mask
-from doseeng.structures import PhysicalOverride, StructureSet
+from doseeng.structures import PhysicalOverride, Structure, StructureSet
 
-FORMAT: Final = "doseeng hu table 1"
-DEFAULT_TABLE: Final = "schneider-2000"
-TABLE_FOLDER: Final = Path(__file__).parent / "data" / "materials"
-HU_MIN: Final = -1024
-HU_MAX: Final = 3071
+__all__ = [
+    "DEFAULT_TABLE",
+    "HU_MAX",
+    "HU_MIN",
+    "HuTable",
+    "MaterialMaps",
+    "PhotonCurves",
+    "PhotonMaps",
+    "material_maps",
+    "override_photon_material",
+    "override_powers",
+    "photon_curves",
+    "photon_maps",
+    "read_hu_table",
+]
+
+Replacement = tuple[tuple[float, ...], Notice]
+"""What a structure puts in place of the image: one value per map, and the notice about it."""
+
 INSIDE: Final = 0.5
 """A voxel belongs to a structure when at least half of it lies inside."""
 SAME_DENSITY: Final = 1e-6
 """An override of exactly the density or stopping power of water means water."""
 SMALLEST: Final = 1e-6
 """Guards divisions by the density or stopping power of a table that begins with vacuum."""
+MATTER: Final = 0.05
+"""Relative stopping power or attenuation above which a voxel holds more than air."""
+WATER_MATERIAL: Final = (1.0, 1.0, 1.0, 1.0)
+"""Attenuation, electron density, density and water ratio of water."""
 FIXED_KINDS: Final = frozenset({"SUPPORT", "FIXATION", "BOLUS"})
 """Structures that beams pass although they lie outside the body (DICOM RT ROI Interpreted Type)."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HuTable:
-    """Density in g/cm3, stopping and scattering power relative to water for every HU from HU_MIN to HU_MAX.
-
-    All arrays are (HU_MAX - HU_MIN + 1,) float32. compositions: (first HU, element -> mass fraction), ascending.
-    """
-
-    name: str
-    version: str
-    density_gcm3: npt.NDArray[np.float32]
-    rsp: npt.NDArray[np.float32]
-    scattering: npt.NDArray[np.float32]
-    compositions: tuple[tuple[int, Mapping[str, float]], ...] = ()
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the numbers, for provenance."""
-        return hashlib.sha256(self.density_gcm3.tobytes() + self.rsp.tobytes() + self.scattering.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,17 +58,43 @@ class MaterialMaps:
     notices: tuple[Notice, ...] = ()
 
 
-def read_hu_table(path: Path | str = DEFAULT_TABLE) -> HuTable:
-    """A shipped table by name ("schneider-2000") or any table by path; MaterialError says what is wrong with it."""
-    file = TABLE_FOLDER / f"{path}.toml" if "/" not in str(path) and not str(path).endswith(".toml") else Path(path)
-    if not file.is_file():
-        known = ", ".join(sorted(f.stem for f in TABLE_FOLDER.glob("*.toml")))
-        raise MaterialError(f"HU table '{path}' not found; shipped tables: {known}; or give the path of a .toml file")
-    try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MaterialError(f"{file.name}: not a readable TOML file: {error}") from error
-    return _table_from(data, file.name)
+@dataclass(frozen=True, slots=True, eq=False)
+class PhotonCurves:
+    """What photons and their electrons feel, for every HU from HU_MIN to HU_MAX, at one photon energy.
+
+    attenuation: per length, relative to water: depth, and energy set free per volume. electron_density: electrons per
+    volume, relative to water: distances over which kernels carry energy (Ahnesjö, Med Phys 16 (1989) 577).
+    density_gcm3: energy deposited per volume over it is dose to medium. water_ratio: dose to water over dose to medium.
+    """
+
+    energy_mev: float
+    attenuation: Curve
+    electron_density: Curve
+    density_gcm3: Curve
+    water_ratio: Curve
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PhotonMaps:
+    """The quantities of `PhotonCurves` in every voxel of the image; notices from making them."""
+
+    attenuation: Volume
+    electron_density: Volume
+    density_gcm3: Volume
+    water_ratio: Volume
+    notices: tuple[Notice, ...] = ()
+
+    def dose_factor(self, grid: Grid, to_water: bool) -> npt.NDArray[np.float32]:
+        """(grid.shape) dose over energy deposited per electron, both relative to water: dose to medium or to water.
+
+        Energy per electron hardly changes from one medium to the next, so it is what may be interpolated between grids;
+        this factor stays near one, in air too.
+        """
+        electrons, density = self.electron_density.values, self.density_gcm3.values
+        factor = np.divide(electrons, density, out=np.ones_like(density), where=density > 0)
+        if to_water:
+            factor *= self.water_ratio.values
+        return resample(Volume(self.density_gcm3.grid, factor), grid, 1.0).values
 
 
 def material_maps(ct: Volume, table: HuTable, structures: StructureSet | None = None) -> MaterialMaps:
@@ -85,19 +103,71 @@ def material_maps(ct: Volume, table: HuTable, structures: StructureSet | None = 
     Voxels outside the EXTERNAL structure (if there is one) and outside SUPPORT, FIXATION and BOLUS structures become
     air, as planning systems do. Overrides apply in file order, body first, so that an inner structure wins.
     """
-    if not np.all(np.isfinite(ct.values)):
-        raise MaterialError("the image holds NaN or infinite HU values; export the CT again")
-    index = np.clip(np.rint(ct.values), HU_MIN, HU_MAX).astype(np.int32) - HU_MIN
-    rsp, scattering = table.rsp[index], table.scattering[index]
-    notices = []
-    clipped = int(np.count_nonzero(ct.values > HU_MAX + 0.5))
-    if clipped:
-        text = f"{clipped} voxels above {HU_MAX} HU were taken as {HU_MAX} HU; consider a density override for metal"
-        notices.append(Notice("hu-above-table", "CT", text))
-    if structures is not None:
-        notices += _clear_outside(ct, structures, table, rsp, scattering)
-        notices += _apply_overrides(ct, structures, table, rsp, scattering)
-    return MaterialMaps(Volume(ct.grid, rsp), Volume(ct.grid, scattering), tuple(notices))
+
+    def replacement(structure: Structure) -> Replacement | None:
+        if not structure.overrides:
+            return None
+        powers = override_powers(structure.overrides, table, f"structure '{structure.name}'")
+        density = next((f", density {o.value:g}" for o in structure.overrides if o.property == "REL_MASS_DENSITY"), "")
+        text = f"the plan's material replaces the CT: RSP {powers[0]:.3f}{density}"
+        return powers, Notice("override", structure.name, text)
+
+    (rsp, scattering), notices = _voxel_maps(ct, (table.rsp, table.scattering), structures, replacement)
+    return MaterialMaps(rsp, scattering, notices)
+
+
+def photon_maps(
+    ct: Volume,
+    table: HuTable,
+    structures: StructureSet | None = None,
+    *,
+    mean_energy_mev: float,
+    bolus_rois: Collection[int] = (),
+) -> PhotonMaps:
+    """Photon maps of a CT, with structures and overrides as in `material_maps`.
+
+    mean_energy_mev: photon energy of the attenuation (`photonphysics.effective_energy_mev` of the beam). bolus_rois:
+    ROI numbers of boluses that the plan puts on the patient; they are water where they have no density override.
+    Raises what `material_maps` raises, and StructureError for a bolus that is missing or has no contour.
+    """
+    curves = photon_curves(table, mean_energy_mev)
+    _require_contoured(bolus_rois, structures)
+
+    def replacement(structure: Structure) -> Replacement | None:
+        if structure.overrides:
+            material = override_photon_material(structure.overrides, curves, f"structure '{structure.name}'")
+            text = f"electron density {material[1]:.3f}, density {material[2]:.3f} g/cm3"
+            return material, Notice("override", structure.name, f"the plan's material replaces the CT: {text}")
+        if structure.number in bolus_rois:
+            text = "a bolus of the plan without a density override: it is water inside its contour"
+            return WATER_MATERIAL, Notice("bolus-is-water", structure.name, text)
+        return None
+
+    by_hu = (curves.attenuation, curves.electron_density, curves.density_gcm3, curves.water_ratio)
+    (attenuation, electron_density, density, water_ratio), notices = _voxel_maps(ct, by_hu, structures, replacement)
+    return PhotonMaps(attenuation, electron_density, density, water_ratio, notices)
+
+
+def photon_curves(table: HuTable, energy_mev: float) -> PhotonCurves:
+    """The photon quantities of a HU table from its densities and compositions; MaterialError where it has none."""
+    if not table.compositions:
+        raise MaterialError(f"HU table '{table.name}' has no compositions; the attenuation of photons needs them")
+    compositions = [composition for _, composition in table.compositions]
+    which = which_composition(table.compositions)
+    density = table.density_gcm3.astype(np.float64)
+    attenuation = np.array([photonphysics.relative_mass_attenuation(c, energy_mev) for c in compositions])
+    electrons = np.array([photonphysics.relative_electrons_per_mass(c) for c in compositions])
+    water_ratio = np.empty(len(density), dtype=np.float32)
+    for index, composition in enumerate(compositions):
+        here = which == index
+        water_ratio[here] = photonphysics.water_dose_ratio(composition, density[here])
+    return PhotonCurves(
+        energy_mev,
+        (density * attenuation[which]).astype(np.float32),
+        (density * electrons[which]).astype(np.float32),
+        table.density_gcm3,
+        water_ratio,
+    )
 
 
 def override_powers(overrides: tuple[PhysicalOverride, ...], table: HuTable, where: str) -> tuple[float, float]:
@@ -107,12 +177,7 @@ def override_powers(overrides: tuple[PhysicalOverride, ...], table: HuTable, whe
     MEAN_EXCI_ENERGY where given); REL_ELEC_DENSITY; the tissue of REL_MASS_DENSITY in the HU table. Scattering comes
     from the composition or else from that tissue. MaterialError when nothing of that is there.
     """
-    value = {o.property: o.value for o in overrides}
-    for key, number in value.items():
-        if not np.isfinite(number) or number < 0:
-            raise MaterialError(f"{where}: override {key} of {number} has no meaning; correct it and export again")
-    pairs = next((o.composition for o in overrides if o.composition), ())
-    composition = _composition_of(pairs, where) if pairs else None
+    value, composition = _override_values(overrides, where)
     mass = value.get("REL_MASS_DENSITY")
     excitation = value.get("MEAN_EXCI_ENERGY")
     if mass is not None and composition:
@@ -135,16 +200,100 @@ def override_powers(overrides: tuple[PhysicalOverride, ...], table: HuTable, whe
     return _of_tissue(table.rsp, table.density_gcm3, mass), _of_tissue(table.scattering, table.density_gcm3, mass)
 
 
-def _of_tissue(wanted: npt.NDArray[np.float32], given: npt.NDArray[np.float32], value: float) -> float:
+def override_photon_material(
+    overrides: tuple[PhysicalOverride, ...], curves: PhotonCurves, where: str
+) -> tuple[float, float, float, float]:
+    """(attenuation, electron density, density in g/cm3, water ratio) that the physical properties of a ROI stand for.
+
+    What is given counts: REL_ELEC_DENSITY, REL_MASS_DENSITY. The rest follows from ELEM_FRACTION (and MEAN_EXCI_ENERGY)
+    where given, else it is that of the tissue in the HU table with this electron density, or else this mass density.
+    MaterialError when there is no density.
+    """
+    value, composition = _override_values(overrides, where)
+    mass, electrons = value.get("REL_MASS_DENSITY"), value.get("REL_ELEC_DENSITY")
+    given = mass if electrons is None else electrons
+    if given is None:
+        raise MaterialError(
+            f"{where}: override {', '.join(value)} says nothing about the attenuation of photons; "
+            "expected REL_MASS_DENSITY or REL_ELEC_DENSITY"
+        )
+    if composition:
+        per_mass = photonphysics.relative_electrons_per_mass(composition)
+        density = given / per_mass if mass is None else mass
+        attenuation = density * photonphysics.relative_mass_attenuation(composition, curves.energy_mev)
+        ratio = float(photonphysics.water_dose_ratio(composition, density, value.get("MEAN_EXCI_ENERGY")))
+        return attenuation, density * per_mass if electrons is None else electrons, density, ratio
+    known = curves.density_gcm3 if electrons is None else curves.electron_density
+    is_water = abs(given - 1.0) < SAME_DENSITY
+    return (
+        _of_tissue(curves.attenuation, known, given),
+        _of_tissue(curves.electron_density, known, given) if electrons is None else electrons,
+        _of_tissue(curves.density_gcm3, known, given) if mass is None else mass,
+        1.0 if is_water else float(curves.water_ratio[_nearest(known, given)]),
+    )
+
+
+def _override_values(
+    overrides: tuple[PhysicalOverride, ...], where: str
+) -> tuple[dict[str, float], dict[str, float] | None]:
+    """Property -> value, and the composition if there is one; MaterialError for what has no meaning."""
+    value = {o.property: o.value for o in overrides}
+    for key, number in value.items():
+        if not np.isfinite(number) or number < 0:
+            raise MaterialError(f"{where}: override {key} of {number} has no meaning; correct it and export again")
+    pairs = next((o.composition for o in overrides if o.composition), ())
+    return value, _composition_of(pairs, where) if pairs else None
+
+
+def _of_tissue(wanted: Curve, given: Curve, value: float) -> float:
     """`wanted` for the tissue of the table whose `given` is nearest to `value`, scaled to it."""
     if abs(value - 1.0) < SAME_DENSITY:
         return 1.0
-    nearest = int(np.argmin(np.abs(given - value)))
+    nearest = _nearest(given, value)
     return float(wanted[nearest]) * value / max(float(given[nearest]), SMALLEST)
 
 
+def _nearest(curve: Curve, value: float) -> int:
+    return int(np.argmin(np.abs(curve - value)))
+
+
+def _require_contoured(bolus_rois: Collection[int], structures: StructureSet | None) -> None:
+    if structures is None:
+        if bolus_rois:
+            raise StructureError(f"the plan has a bolus, ROI number {min(bolus_rois)}, but there is no structure set")
+        return
+    for bolus in map(structures.by_number, bolus_rois):
+        if bolus.is_empty:
+            raise StructureError(f"bolus '{bolus.name}' has no contour; contour it or take it off the beams")
+
+
+def _voxel_maps(
+    ct: Volume,
+    curves: tuple[Curve, ...],
+    structures: StructureSet | None,
+    replacement: Callable[[Structure], Replacement | None],
+) -> tuple[tuple[Volume, ...], tuple[Notice, ...]]:
+    """Curves over HU as maps, air outside the body, structures filled with their `replacement`; notices.
+
+    curves: the first tells matter from air. replacement: None for a structure that leaves the image as it is.
+    """
+    if not np.all(np.isfinite(ct.values)):
+        raise MaterialError("the image holds NaN or infinite HU values; export the CT again")
+    index = np.clip(np.rint(ct.values), HU_MIN, HU_MAX).astype(np.int32) - HU_MIN
+    maps = [curve[index] for curve in curves]
+    notices = []
+    clipped = int(np.count_nonzero(ct.values > HU_MAX + 0.5))
+    if clipped:
+        text = f"{clipped} voxels above {HU_MAX} HU were taken as {HU_MAX} HU; consider a density override for metal"
+        notices.append(Notice("hu-above-table", "CT", text))
+    if structures is not None:
+        notices += _clear_outside(ct, structures, curves, maps)
+        notices += _fill(ct, structures, maps, replacement)
+    return tuple(Volume(ct.grid, values) for values in maps), tuple(notices)
+
+
 def _clear_outside(
-    ct: Volume, structures: StructureSet, table: HuTable, rsp: npt.NDArray, scattering: npt.NDArray
+    ct: Volume, structures: StructureSet, curves: tuple[Curve, ...], maps: list[npt.NDArray[np.float32]]
 ) -> list[Notice]:
     body = structures.external()
     if body is None:
@@ -153,9 +302,9 @@ def _clear_outside(
     for structure in structures.structures:
         if structure.kind.upper() in FIXED_KINDS and not structure.is_empty:
             keep |= mask(structure, ct.grid).values >= INSIDE
-    air = -1000 - HU_MIN
-    removed = int(np.count_nonzero(~keep & (rsp > 0.05)))
-    rsp[~keep], scattering[~keep] = table.rsp[air], table.scattering[air]
+    removed = int(np.count_nonzero(~keep & (maps[0] > MATTER)))
+    for values, curve in zip(maps, curves, strict=True):
+        values[~keep] = curve[-1000 - HU_MIN]
     if not removed:
         return []
     volume = removed * ct.grid.voxel_volume_cm3
@@ -163,20 +312,23 @@ def _clear_outside(
     return [Notice("material-outside-body", body.name, text)]
 
 
-def _apply_overrides(
-    ct: Volume, structures: StructureSet, table: HuTable, rsp: npt.NDArray, scattering: npt.NDArray
+def _fill(
+    ct: Volume,
+    structures: StructureSet,
+    maps: list[npt.NDArray[np.float32]],
+    replacement: Callable[[Structure], Replacement | None],
 ) -> list[Notice]:
     notices = []
-    with_override = [s for s in structures.structures if s.overrides]
-    for structure in sorted(with_override, key=lambda s: s.kind.upper() != "EXTERNAL"):
-        if structure.is_empty:
+    for structure in sorted(structures.structures, key=lambda s: s.kind.upper() != "EXTERNAL"):
+        if structure.overrides and structure.is_empty:
             raise StructureError(f"structure '{structure.name}' has a density override but no contour; remove one")
-        powers = override_powers(structure.overrides, table, f"structure '{structure.name}'")
+        replaced = replacement(structure)
+        if replaced is None:
+            continue
         inside = mask(structure, ct.grid).values >= INSIDE
-        rsp[inside], scattering[inside] = powers
-        density = next((f", density {o.value:g}" for o in structure.overrides if o.property == "REL_MASS_DENSITY"), "")
-        text = f"the plan's material replaces the CT: RSP {powers[0]:.3f}{density}"
-        notices.append(Notice("override", structure.name, text))
+        for values, value in zip(maps, replaced[0], strict=True):
+            values[inside] = value
+        notices.append(replaced[1])
     return notices
 
 
@@ -189,71 +341,3 @@ def _composition_of(pairs: tuple[tuple[int, float], ...], where: str) -> dict[st
     if total <= 0 or any(w < 0 for _, w in pairs):
         raise MaterialError(f"{where}: mass fractions of the composition must be positive, found a sum of {total:g}")
     return {by_number[z]: w / total for z, w in pairs}
-
-
-def _table_from(data: dict[str, Any], where: str) -> HuTable:
-    allowed = {"format", "name", "version", "description", "density", "rsp", "composition"}
-    for key in data:
-        if key not in allowed:
-            raise MaterialError(f"{where}: unknown key '{key}'; expected {', '.join(sorted(allowed))}")
-    if data.get("format") != FORMAT:
-        raise MaterialError(f"{where}: format is {data.get('format')!r}, expected '{FORMAT}'")
-    hu = np.arange(HU_MIN, HU_MAX + 1)
-    density = _curve(data, "density", "g_cm3", hu, where)
-    compositions = _compositions(data, where)
-    starts = np.array([start for start, _ in compositions])
-    which = np.clip(np.searchsorted(starts, hu, side="right") - 1, 0, None)
-    stopping = np.array([protonphysics.relative_stopping_power(1.0, c) for _, c in compositions])[which]
-    scatter = np.array([protonphysics.relative_scattering_power(1.0, c) for _, c in compositions])[which]
-    rsp = _curve(data, "rsp", "value", hu, where) if "rsp" in data else density * stopping
-    return HuTable(
-        str(data.get("name", where)),
-        str(data.get("version", "")),
-        density.astype(np.float32),
-        rsp.astype(np.float32),
-        (density * scatter).astype(np.float32),
-        tuple(compositions),
-    )
-
-
-def _curve(data: dict[str, Any], key: str, column: str, hu: npt.NDArray, where: str) -> npt.NDArray[np.float64]:
-    table = data.get(key)
-    if not isinstance(table, dict) or set(table) != {"hu", column}:
-        raise MaterialError(f"{where}: [{key}] must hold exactly the arrays 'hu' and '{column}'")
-    for name, values in table.items():
-        if not isinstance(values, list) or not all(_is_finite(v) for v in values):
-            raise MaterialError(f"{where}: [{key}] '{name}' must be a list of finite numbers")
-    x, y = np.array(table["hu"], dtype=np.float64), np.array(table[column], dtype=np.float64)
-    if x.shape != y.shape or len(x) < 2 or np.any(np.diff(x) <= 0):
-        raise MaterialError(f"{where}: [{key}] needs two or more ascending 'hu' and as many '{column}' values")
-    if np.any(y < 0):
-        raise MaterialError(f"{where}: [{key}] '{column}' must not be negative, found {y.min():g}")
-    return np.interp(hu, x, y)
-
-
-def _compositions(data: dict[str, Any], where: str) -> list[tuple[int, Mapping[str, float]]]:
-    entries = data.get("composition")
-    if not isinstance(entries, list) or not entries:
-        raise MaterialError(f"{where}: no [[composition]] entry")
-    found: dict[int, Mapping[str, float]] = {}
-    for n, entry in enumerate(entries):
-        key = f"{where}: composition[{n}]"
-        if not isinstance(entry, dict) or not {"hu", "percent"} <= set(entry) <= {"hu", "name", "percent"}:
-            raise MaterialError(f"{key} must hold 'hu' and 'percent' (and may hold 'name'), nothing else")
-        hu, percent = entry["hu"], entry["percent"]
-        if type(hu) is not int or hu in found:
-            raise MaterialError(f"{key}.hu is {hu!r}; expected a whole number that no other composition has")
-        if not isinstance(percent, dict) or not all(_is_finite(v) and v >= 0 for v in percent.values()):
-            raise MaterialError(f"{key}.percent must give a number from 0 to 100 for each element")
-        unknown = sorted(set(percent) - set(protonphysics.ELEMENTS))
-        if unknown:
-            raise MaterialError(f"{key}.percent: unknown element '{unknown[0]}'")
-        total = sum(percent.values())
-        if abs(total - 100.0) > 1.0:
-            raise MaterialError(f"{key}.percent sums to {total:g}, expected 100")
-        found[hu] = {element: value / total for element, value in percent.items()}
-    return sorted(found.items())
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))

@@ -108,7 +108,8 @@ class Component:
 class BeamModel:
     """A beam ready for any number of scenarios; made by `prepare_beam`.
 
-    It remembers what the last isocentre shift met, rays and the depths of their faces: range errors do not change it.
+    It remembers what the last isocentre shift and angles met, rays and the depths of their faces: range errors do not
+    change it.
     """
 
     beam: ProtonBeam
@@ -166,9 +167,10 @@ class BeamModel:
         return self.backend.put(component_tables(*arguments).dose)
 
     def frame(self, scenario: Scenario) -> BeamFrame:
-        """The beam's frame in the patient, moved by the scenario's setup error."""
+        """The beam's frame in the patient, moved and turned by the scenario's errors of setup, gantry and couch."""
         isocenter = np.asarray(self.beam.isocenter_mm) + np.asarray(scenario.isocenter_shift_mm)
-        return beam_frame(isocenter, self.beam.gantry_deg, self.beam.couch_deg, self.patient_position)
+        gantry_deg, couch_deg = self.beam.gantry_deg + scenario.gantry_deg, self.beam.couch_deg + scenario.couch_deg
+        return beam_frame(isocenter, gantry_deg, couch_deg, self.patient_position)
 
     def _placement(
         self, marches: list[tuple[Component, March]], scenario: Scenario
@@ -180,12 +182,12 @@ class BeamModel:
         return frustum, index_to_gantry(frame, self.grid), depth_mm, box
 
     def _rays(self, frustum: Frustum, scenario: Scenario, of: npt.NDArray[np.bool_]) -> Rays:
-        """Traced rays, kept until the isocentre shifts again."""
-        shift = _shift(scenario)
-        if shift not in self._traced:
+        """Traced rays, kept until isocentre or angles change again."""
+        pose = _pose(scenario)
+        if pose not in self._traced:
             self._traced.clear()
             self._wet.clear()
-        kept = self._traced.setdefault(shift, {})
+        kept = self._traced.setdefault(pose, {})
         if frustum not in kept:
             spanned = spanning(frustum, self.frame(scenario), self.image)
             samples = max(1, round(spanned.slice_mm / min(self.image.spacing_mm)))
@@ -201,7 +203,7 @@ class BeamModel:
             rays = self._rays(frustum, scenario, _met(together))
             marches = []
             for component in together:
-                key = (component.kind, _shift(scenario))
+                key = (component.kind, _pose(scenario))
                 if key not in self._wet:
                     self._wet[key] = self.backend.wet_mm(rays, _any_group(component))
                 wet = self._wet[key] * scenario.rsp_scale
@@ -274,8 +276,9 @@ def beam_dose(
     return backend.get(model.dose(scenario)).clip(0.0, None)
 
 
-def _shift(scenario: Scenario) -> tuple[float, ...]:
-    return tuple(map(float, scenario.isocenter_shift_mm))
+def _pose(scenario: Scenario) -> tuple[float, ...]:
+    """What decides which rays meet what: isocentre shift, gantry and couch error."""
+    return (*map(float, scenario.isocenter_shift_mm), scenario.gantry_deg, scenario.couch_deg)
 
 
 def _any_group(component: Component) -> npt.NDArray[np.bool_]:

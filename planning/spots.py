@@ -111,11 +111,11 @@ def _reached(
     both = Materials(backend.put(maps.rsp.values), backend.put(target.values))
     everywhere = np.ones(frustum.shape[1:], dtype=np.bool_)
     rays = backend.trace(both, gantry_to_index(frame, target.grid), frustum, 1, everywhere)
-    inside = rays.scattering >= INSIDE
+    inside = rays.spreading >= INSIDE
     hit = inside.any(axis=0)
     first = inside.argmax(axis=0)
     last = inside.shape[0] - 1 - inside[::-1].argmax(axis=0)
-    water = rays.rsp * frustum.step_mm
+    water = rays.stopping * frustum.step_mm
     behind = np.cumsum(water, axis=0, dtype=np.float64)
     near = np.take_along_axis(behind - water, first[None], axis=0)[0][hit]
     far = np.take_along_axis(behind, last[None], axis=0)[0][hit]

@@ -7,7 +7,8 @@ the reference itself. Where the range changes, the error moves with the distal e
 
     dose(scenario) = own(scenario) + carried(reference - own(nominal))
 
-which is the same as above without a range error. The statistical noise of the reference is part of every scenario, the
+which is the same as above without a range error. Photons have no distal edge: an error of density leaves the error of
+their dose where it is. The statistical noise of the reference is part of every scenario, the
 same noise each time: spread over scenarios does not grow by it, and the lowest and highest doses keep it.
 
 It must not be used with a reference of another plan or on another anatomy, and it does not repair an engine that is
@@ -30,7 +31,7 @@ from doseeng.dose import Dose, Quantity
 from doseeng.engine import RBE
 from doseeng.errors import DicomError, GeometryError, MetricError, Notice
 from doseeng.plan import Plan
-from doseeng.scenario import Scenario
+from doseeng.scenario import Modality, Scenario
 
 Float32 = npt.NDArray[np.float32]
 
@@ -58,6 +59,7 @@ class Anchoring:
     multiplied with to be of the evaluated quantity (1: nothing). gamma_percent, points, mean_ratio: the own nominal
     dose against the reference (`doseeng.comparison`). is_used: False when it was refused for a gross disagreement.
     clipped_percent: negative dose set to zero, percent of all dose, in the scenario clipped_in where it is most.
+    is_carried: range errors carry the difference of the nominal doses along the beams (protons).
     """
 
     uid: str
@@ -69,6 +71,7 @@ class Anchoring:
     is_used: bool = True
     clipped_percent: float = 0.0
     clipped_in: str = ""
+    is_carried: bool = True
 
     def __str__(self) -> str:
         known = f"RTDOSE {self.uid or 'without UID'} (sha256 {self.sha256[:DIGEST_SHOWN]})"
@@ -84,10 +87,11 @@ class Anchoring:
             if self.clipped_in
             else ""
         )
+        carried = "; range errors carry the difference of the nominal doses along the beams" if self.is_carried else ""
         return (
-            f"Scenario doses are anchored to {known}{weighted}: {FORMULA}; range errors carry the difference of the "
-            f"nominal doses along the beams. The engine's nominal dose against the reference: {agrees}. The nominal "
-            f"dose shown is the reference; its statistical noise is the same in every scenario.{clipped}"
+            f"Scenario doses are anchored to {known}{weighted}: {FORMULA}{carried}. The engine's nominal dose against "
+            f"the reference: {agrees}. The nominal dose shown is the reference; its statistical noise is the same in "
+            f"every scenario.{clipped}"
         )
 
 
@@ -118,8 +122,8 @@ def anchored(
     """Scenario doses anchored to `reference`, on its grid.
 
     own: the engine's dose of a scenario, on the grid of the reference, of its quantity. error: reference minus own
-    nominal dose, as a range scale carries it (`robust.carry.error_carrier`). label: names the reference in the comment
-    of the doses; they are new objects and carry no UID of the reference.
+    nominal dose, as a range scale carries it (`robust.carry.error_carrier`; for photons as it is). label: names the
+    reference in the comment of the doses; they are new objects and carry no UID of the reference.
     """
     comment = f"doseeng {doseeng.__version__}: anchored to RTDOSE {label}".rstrip()
     return AnchoredDoses(replace(reference, uid="", comment=comment), own, error)
@@ -167,7 +171,9 @@ def usable_reference(reference: Dose, plan: Plan, quantity: Quantity) -> tuple[D
     return replace(reference, volume=weighted, quantity=quantity), RBE
 
 
-def disagreement(found: Comparison, fractions: int) -> tuple[tuple[Notice, ...], tuple[Notice, ...]]:
+def disagreement(
+    found: Comparison, fractions: int, modality: Modality
+) -> tuple[tuple[Notice, ...], tuple[Notice, ...]]:
     """(gates, notices) on the engine's nominal dose against the anchor; a gate means: do not anchor.
 
     Below the action limit of gamma, or with a mean ratio off by more than RATIO_TOLERANCE, the two doses are not of
@@ -180,7 +186,7 @@ def disagreement(found: Comparison, fractions: int) -> tuple[tuple[Notice, ...],
     )
     if found.gamma_percent < ACTION_PERCENT or abs(found.mean_ratio - 1.0) > RATIO_TOLERANCE:
         needed = f"needed: {ACTION_PERCENT:g} % and {1 - RATIO_TOLERANCE:g} to {1 + RATIO_TOLERANCE:g}"
-        message = f"{text} ({needed}); no scenario was computed. {_cause(found.mean_ratio, fractions)}"
+        message = f"{text} ({needed}); no scenario was computed. {_cause(found.mean_ratio, fractions, modality)}"
         return (Notice("anchor-disagrees", "plan", message),), ()
     code = "anchor-compared" if found.gamma_percent >= PASS_PERCENT else "anchor-agrees-weakly"
     return (), (Notice(code, "plan", text),)
@@ -198,16 +204,17 @@ def clipping_notices(clipped_percent: dict[str, float]) -> tuple[Notice, ...]:
     return (Notice("anchored-dose-clipped", worst, message),)
 
 
-def reach_notices(scenarios: tuple[Scenario, ...]) -> tuple[Notice, ...]:
+def reach_notices(scenarios: tuple[Scenario, ...], modality: Modality) -> tuple[Notice, ...]:
     """A notice when setup errors are larger than those that anchoring was shown to hold for."""
     sizes_mm = [float(np.linalg.norm(scenario.isocenter_shift_mm)) for scenario in scenarios]
     far = sum(size > FAR_MM for size in sizes_mm)
     if not far:
         return ()
     worst = scenarios[int(np.argmax(sizes_mm))].name
+    where = ", above all at the lateral edges of fields with range shifters" if modality == "proton" else ""
     message = (
         f"{far} of {len(scenarios)} scenarios have setup errors above {FAR_MM:g} mm, up to {max(sizes_mm):.1f} mm; the "
-        "engine's error cancels less there, above all at the lateral edges of fields with range shifters"
+        f"engine's error cancels less there{where}"
     )
     return (Notice("anchor-far-scenarios", worst, message),)
 
@@ -217,13 +224,14 @@ def digest(dose: Dose) -> str:
     return hashlib.sha256(dose.volume.values.tobytes()).hexdigest()
 
 
-def _cause(mean_ratio: float, fractions: int) -> str:
+def _cause(mean_ratio: float, fractions: int, modality: Modality) -> str:
     """What a mean ratio (own / reference) far from 1 looks like, and what to do."""
-    known = (
-        (float(fractions), f"the number of fractions ({fractions}): the anchor seems to be of one fraction"),
-        (RBE, f"the RBE of {RBE:g}: the anchor seems to be physical, though it says RBE-weighted"),
-        (1.0 / RBE, f"one over the RBE of {RBE:g}: the anchor seems to be RBE-weighted, though it says physical"),
-    )
+    known = [(float(fractions), f"the number of fractions ({fractions}): the anchor seems to be of one fraction")]
+    if modality == "proton":
+        known += [
+            (RBE, f"the RBE of {RBE:g}: the anchor seems to be physical, though it says RBE-weighted"),
+            (1.0 / RBE, f"one over the RBE of {RBE:g}: the anchor seems to be RBE-weighted, though it says physical"),
+        ]
     for ratio, meaning in known:
         if ratio != 1.0 and abs(mean_ratio / ratio - 1.0) < SAME_RATIO:
             return f"The ratio is {meaning}."

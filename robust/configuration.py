@@ -19,6 +19,8 @@ DATA_DIR: Final = Path(__file__).parent / "data"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+DeliveryError = Annotated[float, Field(ge=-10.0, le=10.0, allow_inf_nan=False)]
+"""Degrees, or millimetres of a leaf end; ten times what a machine is allowed, so that more is a typing error."""
 Model = TypeVar("Model", bound="Strict")
 
 
@@ -98,11 +100,16 @@ class GoalFile(Strict):
 
 
 class ScenarioRow(Strict):
-    """One scenario. shift_mm: isocentre shift in patient axes. range_percent: change of the stopping powers."""
+    """One scenario. shift_mm: isocentre shift in patient axes. range_percent: change of the stopping powers (photons:
+    of density). gantry_deg, collimator_deg, couch_deg, leaf_opening_mm: as in `doseeng.scenario.Scenario`."""
 
     name: Annotated[str, Field(min_length=1)]
     shift_mm: Vector = [0.0, 0.0, 0.0]
     range_percent: Annotated[float, Field(gt=-100, allow_inf_nan=False)] = 0.0
+    gantry_deg: DeliveryError = 0.0
+    collimator_deg: DeliveryError = 0.0
+    couch_deg: DeliveryError = 0.0
+    leaf_opening_mm: DeliveryError = 0.0
 
 
 class SiteRow(Strict):

@@ -24,21 +24,18 @@ def report_to_json(report: RobustReport) -> dict[str, object]:
         "verdict": report.verdict.value,
         "reasons": list(report.reasons),
         "goals": [_goal(result, report.scenarios) for result in report.goals],
-        "scenarios": [
-            {
-                "name": scenario.name,
-                "isocenter_shift_mm": list(scenario.isocenter_shift_mm),
-                "rsp_scale": scenario.rsp_scale,
-                "random": scenario.random,
-            }
-            for scenario in report.scenarios
-        ],
+        "scenarios": [scenario_to_json(scenario) for scenario in report.scenarios],
         "worst_scenario": report.scenarios[report.worst_index].name,
         "structures": {band.structure: {"volume_cm3": _number(band.volume_cm3)} for band in report.bands},
         "anchoring": report.anchoring and anchoring_to_json(report.anchoring),
         "notices": [_notice(notice) for notice in report.notices],
         "provenance": report.provenance,
     }
+
+
+def scenario_to_json(scenario: Scenario) -> dict[str, object]:
+    """A scenario's errors by the names of `doseeng.scenario.Scenario`."""
+    return {**asdict(scenario), "isocenter_shift_mm": list(scenario.isocenter_shift_mm)}
 
 
 def anchoring_to_json(anchoring: Anchoring) -> dict[str, object]:

@@ -18,11 +18,14 @@ MISSING_SHARE: Final = 0.001
 
 
 def dose_kind_gates(case: Case, dose: Dose) -> tuple[Notice, ...]:
-    """The dose must be of the kind that was prescribed: the whole plan, RBE-weighted for protons."""
+    """The dose must be of the kind that was prescribed: the whole plan; RBE-weighted for protons, else physical."""
     gates = []
     if case.plan.modality == "proton" and dose.quantity is not Quantity.RBE_WEIGHTED:
         message = "Proton prescriptions are RBE-weighted but the dose is physical; weight it (constant 1.1) first."
         gates.append(Notice("dose-not-rbe-weighted", case.plan.label, message))
+    if case.plan.modality == "photon" and dose.quantity is not Quantity.PHYSICAL:
+        message = "Photon prescriptions are physical dose but the dose is RBE-weighted; give the physical dose."
+        gates.append(Notice("dose-rbe-weighted", case.plan.label, message))
     if dose.summation != "PLAN":
         message = f"Goals refer to the whole plan but the dose is summed over {dose.summation}; give the plan's dose."
         gates.append(Notice("dose-not-of-the-plan", case.plan.label, message))

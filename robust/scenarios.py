@@ -10,24 +10,31 @@ Names of sets:
                                   (6x3: the common 21 scenarios)
     9-worst-case                  nominal + 6 setup errors + the range short and long, one error at a time
     random:100                    nominal + 100 draws of systematic errors
+    delivery                      nominal + one error of the machine at a time: gantry, collimator and couch angle, leaf
+                                  opening (photon plans; protons know no collimator)
 
 Sign of the range error: + means more stopping power, so protons stop short of where they were planned to (undershoot).
+Photons have no range: the same number is an error of density and attenuation, such as a CT calibration makes.
 """
 
 from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from doseeng.errors import ConfigError
-from doseeng.scenario import NOMINAL, Scenario
-from robust.configuration import DATA_DIR, ScenarioFile, SiteFile, read_toml
+from doseeng.scenario import NOMINAL, Modality, Scenario
+from robust.configuration import DATA_DIR, ScenarioFile, ScenarioRow, SiteFile, read_toml
 
 Array = npt.NDArray[np.float64]
+_Material = Literal["range", "density"]
+
+DEFAULT_SET: Final[dict[Modality, str]] = {"proton": "28", "photon": "14"}
+"""What is evaluated unless a set is named. Photon dose hardly depends on CT numbers: setup errors alone."""
 
 SETUP_ERROR_IN_SIGMA: Final = 2.5
 """A grid set's setup error is this many standard deviations of the systematic error: the 2.5 Sigma of the margin recipe
@@ -39,9 +46,15 @@ RANGE_ERROR_IN_SIGMA: Final = 1.5
 LARGEST_RANGE_PERCENT: Final = 20.0
 """More is no calibration error but a typing error; 3.5 is usual."""
 
+ANGLE_ERROR_DEG: Final = 1.0
+LEAF_ERROR_MM: Final = 0.5
+"""Errors of the set "delivery": the 1 degree that AAPM TG-40 (Kutcher et al., Med Phys 21 (1994) 581) and TG-142 (Klein
+et al., Med Phys 36 (2009) 4197) allow gantry, collimator and couch angles; with each leaf end off by half a millimetre
+gaps are off by the 1 mm that TG-142 allows a leaf position."""
+
 _NONZERO_AXES: Final = {6: (1,), 14: (1, 3), 26: (1, 2, 3)}
 _GRID_SETS: Final = tuple(f"{n}{times}" for n in _NONZERO_AXES for times in ("", "x2", "x3"))
-SET_NAMES: Final = ("nominal", *_GRID_SETS, "28", "9-worst-case", "random:N")
+SET_NAMES: Final = ("nominal", *_GRID_SETS, "28", "9-worst-case", "random:N", "delivery")
 
 
 def directions(count: int) -> Array:
@@ -64,27 +77,32 @@ def scenario_set(
     setup_mm: float | tuple[float, float, float] = 5.0,
     range_percent: float = 3.5,
     rng: np.random.Generator | None = None,
+    modality: Modality = "proton",
 ) -> tuple[Scenario, ...]:
     """The scenarios of a named set, nominal first.
 
     setup_mm: largest setup error; three values (patient x, y, z) make an ellipsoid, shift = unit vector * setup_mm.
-    range_percent: largest error of the stopping powers. rng: seeded generator, asked for by "random:N" alone, whose
-    standard deviations are setup_mm / SETUP_ERROR_IN_SIGMA and range_percent / RANGE_ERROR_IN_SIGMA.
+    range_percent: largest error of the stopping powers, or of density for photons. rng: seeded generator, asked for by
+    "random:N" alone, whose standard deviations are setup_mm / SETUP_ERROR_IN_SIGMA and range_percent /
+    RANGE_ERROR_IN_SIGMA. modality: whether names say range or density.
     ConfigError: unknown name, or a set that varies an error whose magnitude is zero.
     """
+    material: _Material = "range" if modality == "proton" else "density"
     size = np.broadcast_to(np.asarray(setup_mm, dtype=np.float64), (3,))
     if not np.all(np.isfinite(size)) or np.any(size < 0):
         raise ConfigError(f"setup error must be one or three millimetre values >= 0, found {setup_mm}")
     if not 0 <= range_percent <= LARGEST_RANGE_PERCENT:
-        raise ConfigError(f"range error must lie in 0..{LARGEST_RANGE_PERCENT:g} %, found {range_percent}")
+        raise ConfigError(f"{material} error must lie in 0..{LARGEST_RANGE_PERCENT:g} %, found {range_percent}")
     if name == "nominal":
         return (NOMINAL,)
+    if name == "delivery":
+        return (NOMINAL, *_delivery())
     if name.startswith("random:"):
         return (NOMINAL, *_random(name, size, range_percent, rng))
-    pairs = _grid(name, range_percent)
+    pairs = _grid(name, range_percent, material)
     if np.any(size == 0):
         raise ConfigError(f"scenario set '{name}' varies the setup, but the setup error is {setup_mm} mm")
-    return (NOMINAL, *(_scenario(direction * size, percent) for direction, percent in pairs))
+    return (NOMINAL, *(_scenario(direction * size, percent, material) for direction, percent in pairs))
 
 
 def site_errors(site: str) -> tuple[tuple[float, float, float], float]:
@@ -97,7 +115,7 @@ def site_errors(site: str) -> tuple[tuple[float, float, float], float]:
 
 
 def load_scenarios(path: Path) -> tuple[Scenario, ...]:
-    """Scenarios listed as [[scenario]] (name, shift_mm, range_percent) in a TOML file, nominal first.
+    """Scenarios listed as [[scenario]] (see `robust.configuration.ScenarioRow`) in a TOML file, nominal first.
 
     Nominal is added where the file has none. ConfigError: unknown keys, two scenarios of one name, "nominal" with an
     error, or an error of zero under another name.
@@ -106,26 +124,39 @@ def load_scenarios(path: Path) -> tuple[Scenario, ...]:
     made: list[Scenario] = []
     for number, row in enumerate(rows):
         x, y, z = row.shift_mm
-        scenario = Scenario(row.name, (x, y, z), 1 + row.range_percent / 100)
+        scenario = Scenario(
+            row.name,
+            (x, y, z),
+            1 + row.range_percent / 100,
+            gantry_deg=row.gantry_deg,
+            collimator_deg=row.collimator_deg,
+            couch_deg=row.couch_deg,
+            leaf_opening_mm=row.leaf_opening_mm,
+        )
         where = f"{path.name}: scenario[{number}] '{row.name}'"
         if any(row.name == other.name for other in made):
             raise ConfigError(f"{where}: the name is taken; every scenario needs its own")
         if row.name == NOMINAL.name and scenario != NOMINAL:
-            raise ConfigError(f"{where}: nominal has no error, found shift {row.shift_mm} mm, {row.range_percent} %")
+            found = row.model_dump(exclude={"name"}, exclude_defaults=True)
+            raise ConfigError(f"{where}: nominal has no error, found {found}; give the scenario another name")
         if row.name != NOMINAL.name and scenario.is_nominal:
-            raise ConfigError(f"{where}: neither shift_mm nor range_percent is given; call it 'nominal' or remove it")
+            known = ", ".join(key for key in ScenarioRow.model_fields if key != "name")
+            raise ConfigError(f"{where}: has no error ({known}); call it 'nominal' or remove it")
         made.append(scenario)
     return (NOMINAL, *(s for s in made if s.name != NOMINAL.name))
 
 
-def _grid(name: str, range_percent: float) -> list[tuple[Array, float]]:
-    """(direction, range error in percent) of every scenario but nominal."""
+def _grid(name: str, range_percent: float, material: _Material) -> list[tuple[Array, float]]:
+    """(direction, range or density error in percent) of every scenario but nominal."""
     zero = np.zeros(3)
     if name != "9-worst-case" and name != "28" and name not in _GRID_SETS:
         raise ConfigError(f"scenario set '{name}' is unknown; expected one of {', '.join(SET_NAMES)}")
     count, _, times = ("14x2" if name == "28" else name).partition("x")
     if (times or name == "9-worst-case") and range_percent == 0:
-        raise ConfigError(f"scenario set '{name}' varies the range, but the range error is 0 %; use 6, 14 or 26")
+        raise ConfigError(
+            f"scenario set '{name}' varies the {material}, but the {material} error is 0 %; use 6, 14 or 26, or give "
+            "an error"
+        )
     both = (-range_percent, range_percent)
     if name == "9-worst-case":
         return [*((unit, 0.0) for unit in directions(6)), *((zero, percent) for percent in both)]
@@ -136,11 +167,24 @@ def _grid(name: str, range_percent: float) -> list[tuple[Array, float]]:
     return list(product(units, both if times == "2" else (0.0,)))
 
 
-def _scenario(shift_mm: Array, percent: float) -> Scenario:
+def _scenario(shift_mm: Array, percent: float, material: _Material) -> Scenario:
     parts = [f"{axis}{value:+.1f}" for axis, value in zip("xyz", shift_mm, strict=True) if value != 0]
     if percent:
-        parts.append(f"range{percent:+.1f}%")
+        parts.append(f"{material}{percent:+.1f}%")
     return Scenario(" ".join(parts), _triple(shift_mm), 1 + percent / 100)
+
+
+def _delivery() -> list[Scenario]:
+    """Every error of the machine, one at a time."""
+    made = []
+    for angle, leaf in ((ANGLE_ERROR_DEG, LEAF_ERROR_MM), (-ANGLE_ERROR_DEG, -LEAF_ERROR_MM)):
+        made += [
+            Scenario(f"gantry{angle:+.1f}°", gantry_deg=angle),
+            Scenario(f"collimator{angle:+.1f}°", collimator_deg=angle),
+            Scenario(f"couch{angle:+.1f}°", couch_deg=angle),
+            Scenario(f"leaves{leaf:+.1f}mm", leaf_opening_mm=leaf),
+        ]
+    return made
 
 
 def _random(name: str, setup_mm: Array, range_percent: float, rng: np.random.Generator | None) -> tuple[Scenario, ...]:

@@ -5,38 +5,24 @@ It is GPL software and no dependency: it runs in its own process and exchanges a
 
 from __future__ import annotations
 
-import json
-import subprocess
 import tempfile
-import venv
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.gpu_plan import GpuPlan
+from benchmarks.peers.environment import PeerMissing, ensure_environment, run_script
 
-ENVIRONMENT = Path(__file__).resolve().parents[2] / ".peers" / "dosecuda"
+__all__ = ["PeerMissing", "run_dosecuda"]
+
 SCRIPT = Path(__file__).with_name("run_dosecuda.py")
-
-
-class PeerMissing(Exception):
-    """The peer cannot be built or run here; the message says why."""
 
 
 def ensure_env(checkout: Path) -> Path:
     """The Python of DoseCUDA's environment; builds it first, which needs CMake, a compiler and the CUDA toolkit."""
-    python = ENVIRONMENT / "bin" / "python"
-    stamp = ENVIRONMENT / "installed.txt"
-    if not (stamp.is_file() and stamp.read_text() == str(checkout.resolve())):
-        if not (checkout / "pyproject.toml").is_file():
-            raise PeerMissing(f"{checkout} is no checkout of DoseCUDA: it has no pyproject.toml")
-        venv.create(ENVIRONMENT, with_pip=True, clear=True, system_site_packages=True)
-        command = [python, "-m", "pip", "install", "--quiet", str(checkout.resolve())]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise PeerMissing(f"the build failed:\n{done.stderr[-2000:]}")
-        stamp.write_text(str(checkout.resolve()))
-    return python
+    if not (checkout / "pyproject.toml").is_file():
+        raise PeerMissing(f"{checkout} is no checkout of DoseCUDA: it has no pyproject.toml")
+    return ensure_environment("dosecuda", str(checkout.resolve()), with_system_packages=True)
 
 
 def run_dosecuda(checkout: Path, plan: GpuPlan) -> dict[str, float]:
@@ -50,8 +36,4 @@ def run_dosecuda(checkout: Path, plan: GpuPlan) -> dict[str, float]:
             arrays[f"isocenter_mm_{n}"] = np.array(beam.isocenter_mm)
             arrays[f"spots_{n}"] = np.column_stack([beam.spot_uv_mm, beam.spot_mu, beam.spot_energy_mev])
         np.savez(file, **arrays)
-        done = subprocess.run([python, SCRIPT, file], capture_output=True, text=True)
-    if done.returncode:
-        raise PeerMissing(f"it failed with exit code {done.returncode}:\n{done.stderr[-2000:]}")
-    cost: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return cost
+        return run_script(python, SCRIPT, file)

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from cluster import photonbeams
 from cluster.cli import options
 from cluster.cli.console import ExitCode, err, out, print_json, show_line, show_notices
 from doseeng.case import Case
@@ -18,7 +19,7 @@ from doseeng.dicom.files import opened_folder
 from doseeng.dicom.inventory import Inventory, links_of, scan, series_of
 from doseeng.errors import DoseengError
 from doseeng.masks import volume_cm3
-from doseeng.plan import ProtonBeam
+from doseeng.plan import PhotonBeam, ProtonBeam
 
 app = typer.Typer(no_args_is_help=True, help="Look into DICOM folders.")
 
@@ -77,15 +78,9 @@ def _show_case(case: Case) -> None:
         f"  image {ct.shape[2]} x {ct.shape[1]} x {ct.shape[0]} voxels of {spacing} mm, {case.plan.patient_position}"
     )
     for beam in case.plan.beams:
-        if isinstance(beam, ProtonBeam):
-            delivers = (
-                f"gantry {beam.gantry_deg:g}°, couch {beam.couch_deg:g}°, {len(beam.spot_mu)} spots, "
-                f"{beam.spot_mu.sum():.1f} MU"
-            )
-        else:
-            delivers = f"{beam.energy_mv:g} MV, {len(beam.gantry_deg)} control points, {beam.meterset_mu:.1f} MU"
+        delivers = _proton_text(beam) if isinstance(beam, ProtonBeam) else _photon_text(beam)
         name, machine = escape(beam.name), escape(beam.machine)
-        out.print(f"  beam {beam.number} '{name}': {machine}, {delivers}, {beam.fractions} fractions")
+        out.print(f"  beam {beam.number} '{name}': {machine}, {escape(delivers)}, {beam.fractions} fractions")
     targets = {p.roi_number: p.dose_gy for p in case.plan.prescriptions}
     table = Table(title="Structures", title_justify="left")
     for heading in ("no.", "name", "kind", "cm³", "prescribed"):
@@ -99,6 +94,27 @@ def _show_case(case: Case) -> None:
         beams = f" of beams {', '.join(map(str, dose.beam_numbers))}" if dose.beam_numbers else ""
         out.print(f"  dose {dose.summation}{beams}: maximum {dose.volume.values.max():.2f} Gy, {dose.quantity}")
     show_notices(case.notices)
+
+
+def _proton_text(beam: ProtonBeam) -> str:
+    angles = f"gantry {beam.gantry_deg:g}°, couch {beam.couch_deg:g}°"
+    return f"{angles}, {len(beam.spot_mu)} spots, {beam.spot_mu.sum():.1f} MU"
+
+
+def _photon_text(beam: PhotonBeam) -> str:
+    pairs = " + ".join(str(mlc.leaf_mm.shape[2]) for mlc in beam.mlcs)
+    parts = (
+        f"{photonbeams.energy(beam)} {photonbeams.technique(beam)}",
+        f"gantry {photonbeams.gantry(beam, '°')}",
+        f"collimator {photonbeams.span(beam.collimator_deg, '°')}",
+        f"couch {photonbeams.span(beam.couch_deg, '°')}",
+        f"field {photonbeams.field_cm(beam)} cm",
+        f"{pairs} leaf pairs" if pairs else "",
+        photonbeams.accessories(beam),
+        f"{len(beam.gantry_deg)} control points",
+        f"{beam.meterset_mu:.1f} MU",
+    )
+    return ", ".join(part for part in parts if part)
 
 
 def _as_json(inventory: Inventory, case: Case | None, problem: DoseengError | None) -> dict[str, object]:

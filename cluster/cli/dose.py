@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from cluster import photonbeams
 from cluster.cli import options
 from cluster.cli.console import ExitCode, badge, err, out, print_json, progress_bar, show_line, show_notices
 from doseeng.case import Case
@@ -23,8 +24,10 @@ from doseeng.comparison import (
 )
 from doseeng.dicom.rtdose import write_dose
 from doseeng.dose import Dose, Quantity
-from doseeng.engine import RBE, EngineSettings
+from doseeng.engine import RBE, EngineSettings, Prepared, dose_kind
 from doseeng.errors import ConfigError
+from doseeng.photon import Algorithm
+from doseeng.plan import PhotonBeam, Plan, ProtonBeam
 from robust.result import Verdict
 
 
@@ -33,12 +36,19 @@ def dose(
     output: Annotated[
         Path | None, typer.Option("--out", help="RTDOSE to write instead of doseeng-dose-CASE.dcm here.")
     ] = None,
-    physical: Annotated[bool, typer.Option("--physical", help="Physical dose instead of RBE-weighted.")] = False,
+    physical: Annotated[
+        bool, typer.Option("--physical", help="Physical dose of protons instead of RBE-weighted.")
+    ] = False,
     plan: options.PlanUid = None,
     machine: options.Machine = None,
     machine_folder: options.MachineFolder = None,
     hu_table: options.HuTableOption = options.DEFAULT_HU_TABLE,
     spacing: options.Spacing = 3.0,
+    algorithm: options.AlgorithmOption = None,
+    dose_to: Annotated[
+        options.DoseTo | None,
+        typer.Option("--dose-to", help="Photon dose to the medium itself (without it) or to water in the medium."),
+    ] = None,
     gantry: options.Gantry = None,
     accept_patient_mismatch: options.AcceptMismatch = False,
     backend: options.BackendOption = "auto",
@@ -55,7 +65,8 @@ def dose(
     with err.status("Reading the case", spinner="dots"):
         case = options.load_case(case_dir, plan, accept_patient_mismatch, gantry)
         quantity = Quantity.PHYSICAL if physical else _quantity_of(case)
-        settings = EngineSettings(spacing_mm=spacing, quantity=quantity)
+        photon = options.photon_settings(case, algorithm, Algorithm.COLLAPSED_CONE, dose_to)
+        settings = EngineSettings(spacing_mm=spacing, quantity=quantity, photon=photon)
         prepared = options.prepare_case(case, machine, machine_folder, hu_table, settings, backend)
     if case.dicom is None:
         raise ConfigError("the case was not read from DICOM; there is nothing to refer to in an RTDOSE")
@@ -73,6 +84,7 @@ def dose(
                 "plan": case.plan.label,
                 "verdict": verdict.value if verdict else None,
                 "quantity": computed.quantity.value,
+                "dose_kind": dose_kind(prepared),
                 "dose_max_gy": float(computed.volume.values.max()),
                 "output": str(path),
                 "comparisons": [asdict(c) for c in comparisons],
@@ -82,12 +94,14 @@ def dose(
         )
     else:
         show_notices(notices)
-        _show(case, computed, comparisons, verdict, path)
+        _show(prepared, computed, comparisons, verdict, path)
     raise typer.Exit(ExitCode[verdict.value] if verdict else ExitCode.GREEN)
 
 
 def _quantity_of(case: Case) -> Quantity:
-    """What the planning system reports, so that like is compared with like."""
+    """What the planning system reports, so that like is compared with like; photon dose is always physical."""
+    if case.plan.modality == "photon":
+        return Quantity.PHYSICAL
     plan_first = sorted(case.doses, key=lambda dose: dose.summation != "PLAN")
     return plan_first[0].quantity if plan_first else Quantity.RBE_WEIGHTED
 
@@ -101,17 +115,12 @@ def _verdict(comparisons: tuple[Comparison, ...]) -> Verdict:
     return Verdict.AMBER if min(plan) >= ACTION_PERCENT else Verdict.RED
 
 
-def _show(case: Case, computed: Dose, comparisons: tuple[Comparison, ...], verdict: Verdict | None, path: Path) -> None:
-    unit = f"Gy (RBE {RBE})" if computed.quantity is Quantity.RBE_WEIGHTED else "Gy"
-    beams = Table(title=f"Plan '{escape(case.plan.label)}'", title_justify="left")
-    for heading in ("beam", "gantry", "couch", "spots", "layers", "MU / fraction", "fractions"):
-        beams.add_column(heading, justify="left" if heading == "beam" else "right")
-    for beam in case.plan.proton_beams:
-        layers = len(set(beam.spot_energy_mev.tolist()))
-        cells = (f"{beam.gantry_deg:g}°", f"{beam.couch_deg:g}°", str(len(beam.spot_mu)), str(layers))
-        beams.add_row(f"{beam.number} {escape(beam.name)}", *cells, f"{beam.spot_mu.sum():.1f}", str(beam.fractions))
-    out.print(beams)
-    out.print(f"Maximum dose {computed.volume.values.max():.3f} {unit}")
+def _show(
+    prepared: Prepared, computed: Dose, comparisons: tuple[Comparison, ...], verdict: Verdict | None, path: Path
+) -> None:
+    out.print(_beam_table(prepared.case.plan))
+    kind = f"RBE {RBE}" if computed.quantity is Quantity.RBE_WEIGHTED else dose_kind(prepared)
+    out.print(f"Maximum dose {computed.volume.values.max():.3f} Gy ({kind})")
     if comparisons:
         table = Table(title="Against the planning system", title_justify="left")
         table.add_column("dose")
@@ -123,3 +132,39 @@ def _show(case: Case, computed: Dose, comparisons: tuple[Comparison, ...], verdi
         out.print(table)
     out.print(f"Verdict {badge(verdict)}" if verdict else "No dose of the planning system to compare with.")
     show_line(out, f"RTDOSE: {escape(str(path))}")
+
+
+def _beam_table(plan: Plan) -> Table:
+    """What a physicist compares with the plan sheet, in the width of a terminal."""
+    if plan.modality == "proton":
+        headings: tuple[str, ...] = ("beam", "gantry", "couch", "spots", "layers", "MU / fraction", "fractions")
+        rows = [_proton_cells(beam) for beam in plan.proton_beams]
+    else:
+        headings = ("beam", "energy", "technique", "gantry", "field", "points", "MU / fraction", "fractions")
+        rows = [_photon_cells(beam) for beam in plan.photon_beams]
+    table = Table(title=f"Plan '{escape(plan.label)}'", title_justify="left")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("beam", "energy", "technique") else "right")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _proton_cells(beam: ProtonBeam) -> tuple[str, ...]:
+    layers = len(set(beam.spot_energy_mev.tolist()))
+    angles = (f"{beam.gantry_deg:g}°", f"{beam.couch_deg:g}°")
+    counts = (str(len(beam.spot_mu)), str(layers), f"{beam.spot_mu.sum():.1f}", str(beam.fractions))
+    return (f"{beam.number} {beam.name}", *angles, *counts)
+
+
+def _photon_cells(beam: PhotonBeam) -> tuple[str, ...]:
+    return (
+        f"{beam.number} {beam.name}",
+        photonbeams.energy(beam),
+        photonbeams.technique(beam),
+        photonbeams.gantry(beam, "°"),
+        f"{photonbeams.field_cm(beam)} cm",
+        str(len(beam.gantry_deg)),
+        f"{beam.meterset_mu:.1f}",
+        str(beam.fractions),
+    )

@@ -13,19 +13,30 @@ from cluster.cli import options
 from cluster.cli.console import ExitCode, badge, err, out, print_json, progress_bar, show_line, show_notices
 from cluster.robustness import RobustnessRequest, read_anchor, run_robustness
 from doseeng.engine import EngineSettings
+from doseeng.photon import Algorithm
 from robust.export import report_to_json
 from robust.result import GoalResult, RobustReport
-from robust.scenarios import SET_NAMES
+from robust.scenarios import DEFAULT_SET, SET_NAMES
 
 Scenarios = Annotated[
-    str,
-    typer.Option(help=f"Scenario set ({', '.join(SET_NAMES)}) or the path of a .toml list."),
+    str | None,
+    typer.Option(
+        help=(
+            f"Scenario set ({', '.join(SET_NAMES)}) or the path of a .toml list; without it {DEFAULT_SET['proton']} "
+            f"for protons and {DEFAULT_SET['photon']}, setup errors alone, for photons."
+        )
+    ),
 ]
 Site = Annotated[
     str, typer.Option(help="Treatment site that sets the setup and range errors (default, head_neck, ...).")
 ]
 SetupMm = Annotated[float | None, typer.Option("--setup-mm", min=0.0, help="Setup error instead of the site's.")]
-RangePercent = Annotated[float | None, typer.Option(min=0.0, max=20.0, help="Range error instead of the site's.")]
+RangePercent = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, max=20.0, help="Range error instead of the site's; for photons an error of density, none unless given."
+    ),
+]
 Goals = Annotated[Path | None, typer.Option(help="Goals as TOML; without it V95% and D95% of every prescribed target.")]
 Report = Annotated[Path | None, typer.Option(help="HTML report to write instead of doseeng-report-CASE.html here.")]
 Doses = Annotated[
@@ -44,13 +55,13 @@ Anchor = Annotated[
     ),
 ]
 
-LONGEST_WORD = len("range+3.5%")
+LONGEST_WORD = len("collimator+1.0°")
 """Names of scenarios wrap between their words, also on narrow terminals."""
 
 
 def evaluate(
     case_dir: options.CaseDir,
-    scenarios: Scenarios = "28",
+    scenarios: Scenarios = None,
     site: Site = "default",
     setup_mm: SetupMm = None,
     range_percent: RangePercent = None,
@@ -64,6 +75,7 @@ def evaluate(
     machine_folder: options.MachineFolder = None,
     hu_table: options.HuTableOption = options.DEFAULT_HU_TABLE,
     spacing: options.Spacing = 3.0,
+    algorithm: options.AlgorithmOption = None,
     gantry: options.Gantry = None,
     accept_patient_mismatch: options.AcceptMismatch = False,
     backend: options.BackendOption = "auto",
@@ -71,10 +83,11 @@ def evaluate(
 ) -> None:
     """Evaluate the robustness of a DICOM plan: goals x scenarios, DVH bands, verdict, HTML report.
 
-    The default is the clinical set of 28 scenarios (14 setup directions x range -/+) beside the nominal one. The
-    verdict is UNEVALUABLE when a quality gate fails, such as a planning system's dose that the engine cannot reproduce.
-    With a Monte Carlo dose of the plan at hand, give it as --anchor: the nominal dose is then that dose, and scenarios
-    change it by what the engine says changes.
+    The default is the clinical set of 28 scenarios (14 setup directions x range -/+) beside the nominal one, for photon
+    plans the 14 setup errors alone; "delivery" is a set of errors of a linear accelerator. The verdict is UNEVALUABLE
+    when a quality gate fails, such as a planning system's dose that the engine cannot reproduce. With a Monte Carlo
+    dose of the plan at hand, give it as --anchor: the nominal dose is then that dose, and scenarios change it by what
+    the engine says changes.
     """
     if doses is not None:
         options.require_outside(case_dir, doses)
@@ -82,7 +95,8 @@ def evaluate(
     options.require_writable(report)
     with err.status("Reading the case", spinner="dots"):
         case = options.load_case(case_dir, plan, accept_patient_mismatch, gantry)
-        settings = EngineSettings(spacing_mm=spacing)
+        photon = options.photon_settings(case, algorithm, Algorithm.PENCIL)
+        settings = EngineSettings(spacing_mm=spacing, photon=photon)
         reference = None if anchor is None else read_anchor(anchor, case, accept_patient_mismatch)
         grid = None if reference is None else reference.volume.grid
         prepared = options.prepare_case(case, machine, machine_folder, hu_table, settings, backend, grid)

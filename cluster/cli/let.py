@@ -16,7 +16,7 @@ from doseeng.case import Case
 from doseeng.dicom.rtdose import write_dose
 from doseeng.dose import Dose, Quantity
 from doseeng.dvh import sample_dose, sample_points
-from doseeng.engine import EngineSettings, let_volume, scenario_dose, variable_rbe_dose
+from doseeng.engine import EngineSettings, let_volume, require_protons, scenario_dose, variable_rbe_dose
 from doseeng.errors import ConfigError, Notice, StructureError
 from doseeng.grid import Volume
 from doseeng.metrics import evaluate_metric
@@ -66,6 +66,7 @@ def let(
         options.require_outside(case_dir, output)
     with err.status("Computing dose and LET", spinner="dots"):
         case = options.load_case(case_dir, plan, accept_patient_mismatch, gantry)
+        require_protons(case.plan)
         settings = EngineSettings(spacing_mm=spacing, quantity=Quantity.RBE_WEIGHTED)
         prepared = options.prepare_case(case, machine, machine_folder, hu_table, settings, backend)
         constant, lets = scenario_dose(prepared), let_volume(prepared)

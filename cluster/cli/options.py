@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +16,10 @@ from doseeng.case import Case
 from doseeng.dicom.case import read_case
 from doseeng.engine import EngineSettings, Prepared, prepare
 from doseeng.errors import ConfigError, Notice
+from doseeng.gantry import Beam, start_deg, starting_at
 from doseeng.grid import Grid
 from doseeng.materials import DEFAULT_TABLE, read_hu_table
+from doseeng.photon import Algorithm, PhotonSettings
 
 CaseDir = Annotated[Path, typer.Argument(help="Folder (searched to its depths) or .zip with the DICOM objects.")]
 PlanUid = Annotated[str | None, typer.Option("--plan", help="SOP Instance UID of the plan, when there are several.")]
@@ -33,7 +36,17 @@ Spacing = Annotated[
 ]
 Gantry = Annotated[
     list[str] | None,
-    typer.Option("--gantry", metavar="BEAM=DEG", help="Override a beam's gantry angle, e.g. 1=0; repeatable."),
+    typer.Option(
+        "--gantry",
+        metavar="BEAM=DEG",
+        help="Override a beam's gantry angle, e.g. 1=0; repeatable. An arc turns as a whole, so that it starts there.",
+    ),
+]
+AlgorithmOption = Annotated[
+    Algorithm | None,
+    typer.Option(
+        "--algorithm", help="Photon dose algorithm; without it collapsed-cone for `dose`, pencil for `evaluate`."
+    ),
 ]
 AcceptMismatch = Annotated[
     bool,
@@ -69,6 +82,24 @@ def require_writable(*files: Path | None) -> None:
             raise ConfigError(f"cannot write '{file}': '{existing}' is no folder that this user may write to")
 
 
+class DoseTo(StrEnum):
+    """What photon dose is deposited in."""
+
+    MEDIUM = "medium"
+    WATER = "water"
+
+
+def photon_settings(
+    case: Case, algorithm: Algorithm | None, usual: Algorithm, dose_to: DoseTo | None = None
+) -> PhotonSettings:
+    """The photon settings asked for; ConfigError when a proton plan is given one, which would be ignored."""
+    if case.plan.modality != "photon":
+        for option, value in (("--algorithm", algorithm), ("--dose-to", dose_to)):
+            if value is not None:
+                raise ConfigError(f"{option} {value}: is for photon plans, plan '{case.plan.label}' has proton beams")
+    return PhotonSettings(algorithm=algorithm or usual, to_water=dose_to is DoseTo.WATER)
+
+
 def load_case(folder: Path, plan_uid: str | None, accept_mismatch: bool, gantry: list[str] | None) -> Case:
     """The case of a folder, with gantry angles overridden where asked; each override is a notice."""
     case = read_case(folder, plan_uid, accept_patient_mismatch=accept_mismatch)
@@ -79,13 +110,18 @@ def load_case(folder: Path, plan_uid: str | None, accept_mismatch: bool, gantry:
         raise ConfigError(f"--gantry names beam {min(unknown)}; the plan has beams {numbers}")
     if not angles:
         return case
-    beams = tuple(replace(b, gantry_deg=angles.get(b.number, b.gantry_deg)) for b in case.plan.proton_beams)
+    is_proton = case.plan.modality == "proton"
+    beams = _turned(case.plan.proton_beams, angles) if is_proton else _turned(case.plan.photon_beams, angles)
     notices = tuple(
-        Notice("gantry-overridden", f"beam {b.number}", f"{angles[b.number]:g} degrees instead of {b.gantry_deg:g}")
-        for b in case.plan.proton_beams
+        Notice("gantry-overridden", f"beam {b.number}", f"{angles[b.number]:g} degrees instead of {start_deg(b):g}")
+        for b in case.plan.beams
         if b.number in angles
     )
     return replace(case, plan=replace(case.plan, beams=beams), notices=case.notices + notices)
+
+
+def _turned(beams: tuple[Beam, ...], angles: dict[int, float]) -> tuple[Beam, ...]:
+    return tuple(starting_at(beam, angles[beam.number]) if beam.number in angles else beam for beam in beams)
 
 
 def prepare_case(

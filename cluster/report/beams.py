@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cluster import photonbeams
 from cluster.report.text import number
 from doseeng.plan import PhotonBeam, Plan, ProtonBeam
 
@@ -21,19 +22,22 @@ class BeamTable:
 
 def beam_table(plan: Plan) -> BeamTable:
     """What a physicist compares with the plan sheet. Meterset is that of one fraction."""
-    start = ("Beam", "Machine", "Gantry (°)", "Couch (°)")
     if plan.modality == "proton":
-        headings = (*start, "Energy (MeV)", "Layers", "Spots", "MU / fraction", "Fractions", "Range shifter")
-        return BeamTable(headings, tuple(_proton_row(beam) for beam in plan.proton_beams))
-    headings = (*start, "Energy (MV)", "Technique", "Control points", "MU / fraction", "Fractions", "Bolus")
-    return BeamTable(headings, tuple(_photon_row(beam) for beam in plan.photon_beams))
+        angles: tuple[str, ...] = ("Gantry (°)", "Couch (°)")
+        delivery: tuple[str, ...] = ("Energy (MeV)", "Layers", "Spots", "MU / fraction", "Fractions", "Range shifter")
+        rows = tuple(_proton_row(beam) for beam in plan.proton_beams)
+    else:
+        angles = ("Gantry (°)", "Collimator (°)", "Couch (°)")
+        delivery = ("Energy", "Technique", "Field (cm)", "Points", "MU / fraction", "Fractions", "Accessories")
+        rows = tuple(_photon_row(beam) for beam in plan.photon_beams)
+    return BeamTable(("Beam", "Machine", *angles, *delivery), rows)
 
 
 def _proton_row(beam: ProtonBeam) -> tuple[str, ...]:
     energies = beam.spot_energy_mev
     shifter = beam.range_shifter
     return (
-        _name(beam),
+        beam_name(beam),
         beam.machine,
         number(beam.gantry_deg),
         number(beam.couch_deg),
@@ -48,29 +52,24 @@ def _proton_row(beam: ProtonBeam) -> tuple[str, ...]:
 
 def _photon_row(beam: PhotonBeam) -> tuple[str, ...]:
     return (
-        _name(beam),
+        beam_name(beam),
         beam.machine,
-        _arc(beam.gantry_deg),
-        _range(beam.couch_deg),
-        f"{beam.energy_mv:g} {beam.fluence_mode}".strip(),
-        beam.technique.lower(),
+        photonbeams.gantry(beam),
+        photonbeams.span(beam.collimator_deg),
+        photonbeams.span(beam.couch_deg),
+        photonbeams.energy(beam),
+        photonbeams.technique(beam),
+        photonbeams.field_cm(beam),
         str(len(beam.gantry_deg)),
         number(beam.meterset_mu),
         str(beam.fractions),
-        ", ".join(beam.bolus) or "none",
+        photonbeams.accessories(beam) or "none",
     )
 
 
-def _name(beam: ProtonBeam | PhotonBeam) -> str:
+def beam_name(beam: ProtonBeam | PhotonBeam) -> str:
+    """Number and name, once where they are the same."""
     return beam.name if beam.name == str(beam.number) else f"{beam.number} {beam.name}".strip()
-
-
-def _arc(gantry_deg: npt.NDArray[np.float64]) -> str:
-    """First and last angle of a gantry; IEC 61217 angles grow clockwise for a viewer who faces the gantry."""
-    first, last = float(gantry_deg[0]), float(gantry_deg[-1])
-    if first == last:
-        return number(first % 360.0)
-    return f"{number(first % 360.0)} to {number(last % 360.0)} {'CW' if last > first else 'CCW'}"
 
 
 def _range(values: npt.NDArray[np.float64]) -> str:

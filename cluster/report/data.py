@@ -6,7 +6,7 @@ import math
 from datetime import datetime
 
 from cluster.report.plots import DvhPlot
-from robust.export import anchoring_to_json
+from robust.export import anchoring_to_json, scenario_to_json
 from robust.result import RobustReport
 
 
@@ -23,10 +23,7 @@ def report_data(
         "reasons": list(report.reasons),
         "dose_unit": unit,
         "anchoring": report.anchoring and anchoring_to_json(report.anchoring),
-        "scenarios": [
-            {"name": s.name, "isocenter_shift_mm": s.isocenter_shift_mm, "rsp_scale": s.rsp_scale, "random": s.random}
-            for s in report.scenarios
-        ],
+        "scenarios": [scenario_to_json(s) for s in report.scenarios],
         "goals": [
             {
                 "structure": r.goal.structure,

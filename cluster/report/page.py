@@ -17,7 +17,9 @@ from cluster.report.beams import beam_table
 from cluster.report.colors import EMPHASISED_PERCENT, ISODOSES, UNKNOWN_COLOR, StructureColor
 from cluster.report.data import finite, report_data
 from cluster.report.goaltable import STATUS_WORD, goal_row, is_met
+from cluster.report.openings import beam_openings
 from cluster.report.pictures import Pictures
+from cluster.report.scenariotable import scenario_table
 from cluster.report.view import highest, main_target
 from doseeng.case import Case
 from doseeng.errors import Notice
@@ -45,18 +47,6 @@ class Tile:
     unit: str
     detail: str
     status: Verdict | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ScenarioRow:
-    """One line of the scenario list; shift towards the patient's left, posterior, superior."""
-
-    name: str
-    shift: tuple[str, str, str]
-    range: str
-    kind: str
-    met: str
-    is_worst: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +101,8 @@ def render_page(
         ],
         emphasised=f"{EMPHASISED_PERCENT:g}",
         beams=beam_table(case.plan),
-        scenarios=_scenario_rows(report),
+        openings=beam_openings(case.plan),
+        scenarios=scenario_table(report, case.plan.modality),
         notices=_notices(report, case, pictures.notices),
         facts=_facts(report.provenance),
         provenance=json.dumps(finite(report.provenance), indent=2, ensure_ascii=False, default=str),
@@ -208,24 +199,6 @@ def _dose_row(band: DvhBand, decimals: int) -> DoseRow:
         for c in columns
     )
     return DoseRow(band.structure, text.number(band.volume_cm3, 1 if band.volume_cm3 >= 10 else 2), doses)
-
-
-def _scenario_rows(report: RobustReport) -> list[ScenarioRow]:
-    rows = []
-    for i, scenario in enumerate(report.scenarios):
-        met = sum(bool(is_met(result, i)) for result in report.goals)
-        x, y, z = (text.signed(v) for v in scenario.isocenter_shift_mm)
-        rows.append(
-            ScenarioRow(
-                name=scenario.name,
-                shift=(x, y, z),
-                range=text.range_text(scenario),
-                kind="random draw" if scenario.random else "fixed",
-                met=f"{met} of {len(report.goals)}",
-                is_worst=i == report.worst_index,
-            )
-        )
-    return rows
 
 
 def _notices(report: RobustReport, case: Case, drawing: tuple[Notice, ...]) -> list[Notice]:

@@ -80,9 +80,13 @@ def sign(goal: Goal) -> str:
     return "≥" if goal.relation == ">=" else "≤"
 
 
-def range_text(scenario: Scenario) -> str:
-    """The range error of a scenario: the change of stopping power and what it does to the beam."""
+def scale_text(scenario: Scenario) -> str:
+    """The change of the materials in a scenario."""
     percent = 100.0 * (scenario.rsp_scale - 1.0)
-    if round(percent, 2) == 0:
-        return "0 %"
-    return f"{signed(percent)} % ({'undershoot' if percent > 0 else 'overshoot'})"
+    return "0 %" if round(percent, 2) == 0 else f"{signed(percent)} %"
+
+
+def range_text(scenario: Scenario) -> str:
+    """The range error of a scenario of protons: the change of stopping power and what it does to the beam."""
+    change = scale_text(scenario)
+    return change if change == "0 %" else f"{change} ({'undershoot' if scenario.rsp_scale > 1.0 else 'overshoot'})"

@@ -24,6 +24,9 @@ SAME_DEPTH = F32(1e-4)
 TABLE_MARGIN = F32(1.001)
 """Depths stay so many rows before the end of a table, so that the row below exists after rounding."""
 
+LEAST_DENSITY = F32(1e-5)
+"""Photons deposit nothing where there is less than a hundredth of the density of air."""
+
 
 @njit(cache=True, inline="always")
 def trilinear(values, i, j, k, outside):
@@ -198,3 +201,59 @@ def gaussian_taps(variance_px, taps):
     for i in range(radius + 1):
         taps[i] = taps[i] / total
     return radius
+
+
+@njit(cache=True, inline="always")
+def decay(x):
+    """exp(-x) and (1 - exp(-x)) / x: what is left of energy that came in and of energy set free evenly on the way."""
+    keep = np.exp(-x)
+    if x < F32(0.01):
+        return keep, ONE - x * (HALF - x * F32(1.0 / 6.0))
+    return keep, (ONE - keep) / x
+
+
+@njit(cache=True, inline="always")
+def freed_per_mm(table, depth, water, per_mm):
+    """Energy that unit fluence sets free per mm of water, halfway through `water` mm that begin at a depth, from a
+    table with per_mm rows per mm."""
+    at = (depth + HALF * water) * per_mm
+    row = table_row(at, ONE, table.shape[0] - 2)
+    return table[row] + (table[row + 1] - table[row]) * min(at - F32(row), ONE)
+
+
+@njit(cache=True, inline="always")
+def mode_deposit(m0, m1, m2, fresh, h, keep, kept):
+    """What a pencil mode deposits in a slice of h mm: energy, and energy times the square of the distance it has come.
+
+    m0, m1, m2: energy in flight and its moments of that distance, mm; fresh: set free evenly in the slice; keep, kept:
+    `decay`. A deposit comes from the middle of the slice on the mean, whatever the attenuation.
+    """
+    lost, stays = m0 * (ONE - keep), fresh * (ONE - kept)
+    return lost + stays, (m2 + h * (m1 + THIRD * h * m0)) * (ONE - keep) + stays * h * h * F32(1.0 / 6.0)
+
+
+@njit(cache=True, inline="always")
+def mode_moments(m0, m1, m2, fresh, h, keep, kept):
+    """Energy in flight and its moments behind the slice; as `mode_deposit`."""
+    flying = fresh * kept
+    after1, after2 = (m1 + h * m0) * keep + flying * h * HALF, (m2 + h * (m1 + m1 + h * m0)) * keep
+    return m0 * keep + flying, after1, after2 + flying * h * h * THIRD
+
+
+@njit(cache=True, inline="always")
+def cone_step(flying, fresh, x):
+    """Energy deposited on, and leaving, a path of attenuation x; fresh: set free evenly on it.
+
+    exp(-x) is one over its series to x^4: a division instead of an exponential, and so vectors on a CPU. The other half
+    of `decay` follows from it, so that energy is kept.
+    """
+    numerator = ONE + x * (HALF + x * (F32(1.0 / 6.0) + x * F32(1.0 / 24.0)))
+    keep = ONE / (ONE + x * numerator)
+    kept = numerator * keep
+    return flying * x * kept + (fresh - fresh * kept), flying * keep + fresh * kept
+
+
+@njit(cache=True, inline="always")
+def dose_of(energy, density, slice_mm):
+    """Dose of energy per area that is deposited in a slice."""
+    return energy / (max(density, LEAST_DENSITY) * slice_mm)

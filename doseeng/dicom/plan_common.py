@@ -205,10 +205,8 @@ def refuse_accessories(delivery: Delivery, sequences: dict[str, tuple[str, str]]
 
 def bolus_of(delivery: Delivery) -> tuple[str, ...]:
     """Names of the boluses a beam is treated through."""
-    keyword = "ReferencedBolusSequence"
-    return tuple(
-        text(item, "BolusID") or f"ROI {text(item, 'ReferencedROINumber')}" for item in items(delivery.beam, keyword)
-    )
+    found = items(delivery.beam, "ReferencedBolusSequence")
+    return tuple(text(i, "BolusID") or f"ROI {integer(i, 'ReferencedROINumber', delivery.where)}" for i in found)
 
 
 def bolus_notices(deliveries: tuple[Delivery, ...]) -> tuple[Notice, ...]:
@@ -218,13 +216,10 @@ def bolus_notices(deliveries: tuple[Delivery, ...]) -> tuple[Notice, ...]:
     return tuple(Notice("bolus", d.name, message.format(", ".join(names))) for d, names in named if names)
 
 
-def refuse_wedges(delivery: Delivery, control_points: list[Dataset], prefix: str) -> None:
-    """PlanError naming the wedges unless every control point that states a wedge position says OUT.
-
-    prefix: "" for the attributes of an RT Plan, "Ion" for those of an RT Ion Plan.
-    """
-    wedges = items(delivery.beam, f"{prefix}WedgeSequence")
-    settings = [s for cp in control_points for s in items(cp, f"{prefix}WedgePositionSequence")]
+def refuse_ion_wedges(delivery: Delivery, control_points: list[Dataset]) -> None:
+    """PlanError naming the wedges of an ion beam unless every control point that states a wedge position says OUT."""
+    wedges = items(delivery.beam, "IonWedgeSequence")
+    settings = [s for cp in control_points for s in items(cp, "IonWedgePositionSequence")]
     if wedges and (not settings or any(text(s, "WedgePosition").upper() != "OUT" for s in settings)):
         names = ", ".join(f"'{text(w, 'WedgeID') or text(w, 'WedgeNumber')}' ({text(w, 'WedgeType')})" for w in wedges)
         raise PlanError(f"{delivery.where}: uses wedge {names}, which is not supported")

@@ -18,8 +18,8 @@ from doseeng.dicom.plan_common import (
     cumulative_meterset,
     per_control_point,
     refuse_accessories,
+    refuse_ion_wedges,
     refuse_tilts,
-    refuse_wedges,
 )
 from doseeng.dicom.tags import integer, items, number, numbers, required_integer, text
 from doseeng.errors import Notice, PlanError
@@ -56,7 +56,7 @@ def proton_beam_from(delivery: Delivery) -> ProtonBeam:
     refuse_accessories(delivery, REFUSED_ACCESSORIES)
     control_points = items(beam, "IonControlPointSequence")
     cumulative = cumulative_meterset(control_points, beam, where)
-    refuse_wedges(delivery, control_points, "Ion")
+    refuse_ion_wedges(delivery, control_points)
     _refuse_scatterers(beam, control_points, where)
     for control_point in control_points:
         refuse_tilts(control_point, where)

@@ -11,6 +11,7 @@ from pydicom.uid import RTIonPlanStorage, RTPlanStorage
 
 from doseeng.dicom.plan_common import (
     ANGLE_TOLERANCE_DEG,
+    POSITION_TOLERANCE_MM,
     Deliveries,
     Delivery,
     bolus_notices,
@@ -23,22 +24,23 @@ from doseeng.dicom.plan_common import (
     prescriptions_of,
     refuse_accessories,
     refuse_tilts,
-    refuse_wedges,
     structure_set_uid_of,
 )
 from doseeng.dicom.rtionplan import proton_beam_from, spot_notices
-from doseeng.dicom.tags import items, numbers, required_integer, required_number, text
+from doseeng.dicom.tags import items, number, numbers, required_integer, required_number, text
+from doseeng.dicom.wedges_blocks import blocks_of, wedges_of
 from doseeng.errors import DicomError, Notice, PlanError
 from doseeng.plan import Mlc, PhotonBeam, Plan, ProtonBeam
 
 Array = npt.NDArray[np.float64]
 
 JAWS: Final = {"X": "X", "ASYMX": "X", "Y": "Y", "ASYMY": "Y"}
-MLCS: Final[dict[str, Literal["X", "Y"]]] = {"MLCX": "X", "MLCY": "Y"}
+MLCS: Final[dict[str, Literal["X", "Y"]]] = {"MLCX": "X", "MLCX1": "X", "MLCX2": "X", "MLCY": "Y"}
+"""MLCX1 and MLCX2 are the layers of Varian's machines with two of them, outside the terms that DICOM defines."""
 REFUSED_ACCESSORIES: Final = {
-    "BlockSequence": ("block", "BlockName"),
     "CompensatorSequence": ("compensator", "CompensatorID"),
     "ApplicatorSequence": ("applicator", "ApplicatorID"),
+    "GeneralAccessorySequence": ("accessory", "GeneralAccessoryID"),
 }
 
 
@@ -58,7 +60,7 @@ def plan_from(dataset: Dataset, where: str) -> tuple[Plan, tuple[Notice, ...]]:
     elif sop_class == RTPlanStorage:
         found = _deliveries(dataset, "BeamSequence", where)
         beams = tuple(photon_beam_from(delivery) for delivery in found.treatment)
-        extra = ()
+        extra = tuple(n for delivery in found.treatment for n in _leaf_notices(delivery))
     else:
         raise DicomError(f"{where}: expected an RT Plan or RT Ion Plan, found {sop_class or 'no SOP class'}")
     prescriptions, prescription_notices = prescriptions_of(dataset, where)
@@ -93,12 +95,11 @@ def photon_beam_from(delivery: Delivery) -> PhotonBeam:
     refuse_accessories(delivery, REFUSED_ACCESSORIES)
     control_points = items(beam, "ControlPointSequence")
     meterset_fraction = cumulative_meterset(control_points, beam, where)
-    refuse_wedges(delivery, control_points, "")
     for control_point in control_points:
         refuse_tilts(control_point, where)
     energy = per_control_point(control_points, "NominalBeamEnergy", 1, where)
-    jaw_x, jaw_y, mlc = _limiting_devices(beam, control_points, where)
-    return PhotonBeam(
+    jaw_x, jaw_y, mlcs = _limiting_devices(beam, control_points, where)
+    found = PhotonBeam(
         number=delivery.number,
         name=delivery.name,
         machine=text(beam, "TreatmentMachineName"),
@@ -114,10 +115,59 @@ def photon_beam_from(delivery: Delivery) -> PhotonBeam:
         couch_deg=_nearest(per_control_point(control_points, "PatientSupportAngle", 1, where)[:, 0]),
         jaw_x_mm=jaw_x,
         jaw_y_mm=jaw_y,
-        mlc=mlc,
+        mlcs=mlcs,
+        wedges=wedges_of(beam, control_points, where),
+        blocks=blocks_of(beam, where),
+        block_tray_factor=number(beam, "TotalBlockTrayFactor", where),
         bolus=bolus_of(delivery),
+        bolus_rois=tuple(
+            required_integer(item, "ReferencedROINumber", where) for item in items(beam, "ReferencedBolusSequence")
+        ),
         fractions=delivery.fractions,
         fraction_group=delivery.fraction_group,
+    )
+    _require_static(found, where)
+    return found
+
+
+def _require_static(beam: PhotonBeam, where: str) -> None:
+    """PlanError when a beam of type STATIC moves while meterset is given, which DICOM (PS3.3 C.8.8.14) rules out."""
+    if beam.technique != "STATIC":
+        return
+    given = np.diff(beam.meterset_fraction) > 0
+    positions = {"X jaws": beam.jaw_x_mm, "Y jaws": beam.jaw_y_mm, "isocentre": beam.isocenter_mm}
+    angles = {"gantry": beam.gantry_deg, "collimator": beam.collimator_deg, "couch": beam.couch_deg}
+    moving = [(name, values[:, None], ANGLE_TOLERANCE_DEG) for name, values in angles.items()]
+    moving += [(name, values, POSITION_TOLERANCE_MM) for name, values in positions.items()]
+    moving += [("leaves", mlc.leaf_mm.reshape(len(mlc.leaf_mm), -1), POSITION_TOLERANCE_MM) for mlc in beam.mlcs]
+    for name, values, tolerance in moving:
+        # Jaws that are not there stay at infinity, and infinity less infinity is no number.
+        steps = np.abs(np.diff(np.nan_to_num(values), axis=0)).max(axis=1)
+        for index in np.flatnonzero(given & (steps > tolerance))[:1]:
+            raise PlanError(
+                f"{where}: BeamType is STATIC but between control points {index} and {index + 1}, where meterset is "
+                f"given, the {name} move by {steps[index]:g}; expected BeamType DYNAMIC, or two control points with "
+                "equal positions for each segment"
+            )
+
+
+def _leaf_notices(delivery: Delivery) -> tuple[Notice, ...]:
+    """A notice for each multileaf collimator that no control point positions."""
+    unused = [kind for kind in _mlc_kinds(delivery.beam) if not _is_positioned(delivery.beam, kind)]
+    text = "is listed but no control point gives leaf positions; its leaves count as fully retracted"
+    return tuple(Notice("leaves-not-positioned", delivery.name, f"{kind} {text}") for kind in unused)
+
+
+def _mlc_kinds(beam: Dataset) -> list[str]:
+    kinds = [text(device, "RTBeamLimitingDeviceType").upper() for device in items(beam, "BeamLimitingDeviceSequence")]
+    return [kind for kind in kinds if kind in MLCS]
+
+
+def _is_positioned(beam: Dataset, kind: str) -> bool:
+    return any(
+        text(position, "RTBeamLimitingDeviceType").upper() == kind
+        for control_point in items(beam, "ControlPointSequence")
+        for position in items(control_point, "BeamLimitingDevicePositionSequence")
     )
 
 
@@ -155,30 +205,37 @@ def _nearest(angle: Array) -> Array:
     return np.asarray(np.unwrap(angle, period=360.0), dtype=np.float64)
 
 
-def _limiting_devices(beam: Dataset, control_points: list[Dataset], where: str) -> tuple[Array, Array, Mlc | None]:
-    """Jaw edges (n_cp, 2) on X and Y, infinite without such a jaw, and the multileaf collimator if there is one."""
+def _limiting_devices(beam: Dataset, control_points: list[Dataset], where: str) -> tuple[Array, Array, tuple[Mlc, ...]]:
+    """Jaw edges (n_cp, 2) on X and Y, infinite without such a jaw, and the layers of the multileaf collimator."""
     jaws: dict[str, Array] = {}
-    mlc: Mlc | None = None
+    mlcs: dict[str, Mlc | None] = {}
     for device in items(beam, "BeamLimitingDeviceSequence"):
         kind = text(device, "RTBeamLimitingDeviceType").upper()
         pairs = required_integer(device, "NumberOfLeafJawPairs", where)
         if kind in JAWS and pairs == 1 and JAWS[kind] not in jaws:
             jaws[JAWS[kind]] = _positions(control_points, kind, 2, where)
-        elif kind in MLCS and mlc is None:
-            boundary = numbers(device, "LeafPositionBoundaries", where)
-            if len(boundary) != pairs + 1:
-                raise PlanError(
-                    f"{where}: {kind} states {len(boundary)} leaf boundaries for {pairs} leaf pairs; one more needed"
-                )
-            leaf = _positions(control_points, kind, 2 * pairs, where).reshape(-1, 2, pairs)
-            mlc = Mlc(MLCS[kind], boundary, leaf)
+        elif kind in MLCS and pairs > 0 and kind not in mlcs:
+            mlcs[kind] = _mlc(device, kind, pairs, control_points, where) if _is_positioned(beam, kind) else None
         else:
             raise PlanError(
                 f"{where}: beam limiting device '{kind}' with {pairs} pair(s) is not supported; "
-                "expected at most one jaw pair per axis and one MLC"
+                f"expected at most one jaw pair per axis and one of each of {', '.join(MLCS)}"
             )
     open_jaw = np.tile([-np.inf, np.inf], (len(control_points), 1))
-    return jaws.get("X", open_jaw), jaws.get("Y", open_jaw), mlc
+    return jaws.get("X", open_jaw), jaws.get("Y", open_jaw), tuple(mlc for mlc in mlcs.values() if mlc)
+
+
+def _mlc(device: Dataset, kind: str, pairs: int, control_points: list[Dataset], where: str) -> Mlc:
+    boundary = numbers(device, "LeafPositionBoundaries", where)
+    if len(boundary) != pairs + 1:
+        raise PlanError(
+            f"{where}: {kind} states {len(boundary)} leaf boundaries for {pairs} leaf pairs; one more needed"
+        )
+    leaf = _positions(control_points, kind, 2 * pairs, where).reshape(-1, 2, pairs)
+    try:
+        return Mlc(MLCS[kind], boundary, leaf)
+    except PlanError as error:
+        raise PlanError(f"{where}: {error}") from error
 
 
 def _positions(control_points: list[Dataset], kind: str, width: int, where: str) -> Array:

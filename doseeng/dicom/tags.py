@@ -47,7 +47,7 @@ def numbers(dataset: Dataset, keyword: str, where: str) -> Array:
             return np.array(stripped.split(b"\\"), dtype=np.float64) if stripped else np.empty(0)
         value = dataset[tag].value
         return np.atleast_1d(np.asarray([] if value is None or value == "" else value, dtype=np.float64))
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, OverflowError, NotImplementedError) as error:
         raise DicomError(f"{where}: {keyword} {tag} holds something that is not a number ({error})") from error
 
 
@@ -90,7 +90,7 @@ def required_integer(dataset: Dataset, keyword: str, where: str) -> int:
 def _value(dataset: Dataset, keyword: str) -> Any:
     try:
         return dataset.get(keyword)
-    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, NotImplementedError) as error:
         # pydicom decodes values when they are asked for, and finds damage only then.
         raise DicomError(
             f"{keyword} {_tag(keyword)} cannot be decoded ({error}); the file is damaged: copy or export it again"

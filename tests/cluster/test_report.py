@@ -598,7 +598,11 @@ def test_beam_table_of_an_arc() -> None:
         fractions=20,
     )
     table = beam_table(Plan("p", "1.2", "HFS", (arc,)))
-    assert table.rows == (("1", "LINAC", "181.0 to 179.0 CW", "0.0", "6 FFF", "dynamic", "3", "212.5", "20", "none"),)
+    angles, delivery = (
+        ("181.0 to 179.0 CW", "0.0", "0.0"),
+        ("6 MV FFF", "arc", "10.0 x 10.0", "3", "212.5", "20", "none"),
+    )
+    assert table.rows == (("1", "LINAC", *angles, *delivery),)
     assert len(table.headings) == len(table.rows[0])
 
 

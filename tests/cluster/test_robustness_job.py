@@ -14,9 +14,10 @@ from cluster.robustness import RobustnessRequest, read_anchor, requested_scenari
 from doseeng.dicom.rtdose import read_dose, write_dose
 from doseeng.dicom.writing import new_context
 from doseeng.dose import Dose, Quantity
-from doseeng.engine import Prepared, prepare, scenario_dose
-from doseeng.errors import ConfigError, DicomError, GeometryError
+from doseeng.engine import EngineSettings, Prepared, prepare, scenario_dose
+from doseeng.errors import ConfigError, DicomError, GeometryError, MetricError
 from doseeng.grid import Grid, Volume
+from doseeng.photon import Algorithm, PhotonSettings
 from doseeng.scenario import NOMINAL, Scenario
 from robust.export import report_to_json
 from robust.result import Verdict
@@ -45,21 +46,21 @@ def with_plan_dose(prepared: Prepared, scale: float = 1.0, **changes: Any) -> Pr
 
 
 def test_named_sets_take_the_errors_of_the_site_or_those_given() -> None:
-    assert requested_scenarios(RobustnessRequest("nominal")) == (NOMINAL,)
-    of_site = requested_scenarios(RobustnessRequest("6x2", site="head_neck"))
+    assert requested_scenarios(RobustnessRequest("nominal"), "proton") == (NOMINAL,)
+    of_site = requested_scenarios(RobustnessRequest("6x2", site="head_neck"), "proton")
     assert len(of_site) == 13
     assert {round(float(np.linalg.norm(s.isocenter_shift_mm)), 6) for s in of_site[1:]} == {3.0}
     assert {round(s.rsp_scale, 6) for s in of_site[1:]} == {0.965, 1.035}
-    given = requested_scenarios(RobustnessRequest("6", setup_mm=2.0))
+    given = requested_scenarios(RobustnessRequest("6", setup_mm=2.0), "proton")
     assert {round(float(np.linalg.norm(s.isocenter_shift_mm)), 6) for s in given[1:]} == {2.0}
     # Zero is an answer, not a missing one.
     with pytest.raises(ConfigError, match="0"):
-        requested_scenarios(RobustnessRequest("28", range_percent=0.0))
+        requested_scenarios(RobustnessRequest("28", range_percent=0.0), "proton")
 
 
 def test_random_sets_repeat_with_their_seed() -> None:
     def drawn(seed: int) -> tuple[Scenario, ...]:
-        return requested_scenarios(RobustnessRequest("random:5", seed=seed))
+        return requested_scenarios(RobustnessRequest("random:5", seed=seed), "proton")
 
     assert drawn(3) == drawn(3)
     assert drawn(3)[1:] != drawn(4)[1:]
@@ -67,7 +68,7 @@ def test_random_sets_repeat_with_their_seed() -> None:
 
 def test_scenarios_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text('[[scenario]]\nname = "up"\nshift_mm = [0.0, -4.0, 0.0]\n')
-    made = requested_scenarios(RobustnessRequest(str(tmp_path / "s.toml"), setup_mm=9.0))
+    made = requested_scenarios(RobustnessRequest(str(tmp_path / "s.toml"), setup_mm=9.0), "proton")
     assert made == (NOMINAL, Scenario("up", (0.0, -4.0, 0.0)))
 
 
@@ -294,3 +295,73 @@ def test_an_anchor_belongs_to_the_image_and_the_patient(prepared: Prepared, tmp_
     assert read_anchor(path, replace(case, dicom=stranger), accept_patient_mismatch=True).uid == found.uid
     with pytest.raises(DicomError, match="not read from DICOM"):
         read_anchor(path, replace(case, dicom=None))
+
+
+# --- photons ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photons(photon_case: Any) -> Prepared:
+    settings = EngineSettings(photon=PhotonSettings(Algorithm.PENCIL))
+    case = replace(photon_case.case, dicom=new_context())
+    return prepare(case, machine_folders=[photon_case.folder], settings=settings)
+
+
+def test_photon_plans_have_setup_errors_and_what_is_asked_for() -> None:
+    usual = requested_scenarios(RobustnessRequest(site="head_neck"), "photon")
+    assert [round(float(np.linalg.norm(s.isocenter_shift_mm)), 6) for s in usual] == [0.0] + [3.0] * 14
+    assert {s.rsp_scale for s in usual} == {1.0}
+    # A site's range error is one of stopping powers.
+    with pytest.raises(ConfigError, match="varies the density, but the density error is 0 %"):
+        requested_scenarios(RobustnessRequest("28", site="head_neck"), "photon")
+    dense = requested_scenarios(RobustnessRequest("28", range_percent=2.0), "photon")
+    assert {round(s.rsp_scale, 6) for s in dense[1:]} == {0.98, 1.02}
+    drawn = requested_scenarios(RobustnessRequest("random:3"), "photon")
+    assert {s.rsp_scale for s in drawn} == {1.0}
+    assert len({s.isocenter_shift_mm for s in drawn}) == 4
+
+
+def test_errors_of_a_collimator_are_refused_before_proton_doses_are_computed(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(robustness, "scenario_dose", lambda *_: pytest.fail("computed"))
+    with pytest.raises(ConfigError, match=r"scenario 'collimator.*': has a collimator error, but scanned proton beams"):
+        run_robustness(prepared, RobustnessRequest("delivery"), tmp_path / "r.html")
+
+
+def test_delivery_errors_of_a_photon_plan(photons: Prepared, tmp_path: Path) -> None:
+    result, _ = run_robustness(photons, RobustnessRequest("delivery"), tmp_path / "r.html")
+    assert len(result.scenarios) == 9
+    assert result.nominal.quantity is Quantity.PHYSICAL
+    assert result.provenance["request"]["scenarios"] == "delivery"
+    assert [n.where for n in result.notices if n.code == "no-leaves-to-move"] == ["beam 1 'X1'"]
+    told: Any = report_to_json(result)["scenarios"]
+    assert {s["name"]: s["leaf_opening_mm"] for s in told}["leaves+0.5mm"] == 0.5
+    # Half a millimetre of leaf end or a degree of gantry move nothing by much: the target is 5 cm and more inside.
+    d95 = next(g.values for g in result.goals if g.goal.metric == "D95%")
+    np.testing.assert_allclose(d95, d95[0], atol=3.0)
+    assert len(np.unique(d95.round(6))) == 9
+
+
+def test_the_default_of_a_photon_plan_is_told(photons: Prepared, tmp_path: Path) -> None:
+    result, _ = run_robustness(photons, RobustnessRequest(setup_mm=2.0), tmp_path / "r.html")
+    assert len(result.scenarios) == 15
+    assert result.provenance["request"]["scenarios"] == "14"
+
+
+def test_photon_doses_are_anchored_without_carrying_errors_along(photons: Prepared, tmp_path: Path) -> None:
+    own = scenario_dose(photons, NOMINAL)
+    values = own.volume.values * np.float32(0.99)
+    values[15:, :, :] *= np.float32(0.995)
+    anchor = replace(own, volume=Volume(photons.grid, values), uid="1.2.3.9", plan_uid=photons.case.plan.uid)
+    (tmp_path / "s.toml").write_text('[[scenario]]\nname = "dense"\nrange_percent = 3.0\n')
+    result, _ = run_robustness(photons, RobustnessRequest(str(tmp_path / "s.toml")), tmp_path / "r.html", anchor=anchor)
+    dense = scenario_dose(photons, Scenario("dense", rsp_scale=1.03)).volume.values
+    expected = np.maximum(dense + (values - own.volume.values), 0.0)
+    np.testing.assert_allclose(result.voxel_min.values, np.minimum(values, expected), atol=2e-6)
+    assert result.anchoring is not None
+    assert not result.anchoring.is_carried
+    assert "range" not in str(result.anchoring)
+    weighted = replace(anchor, quantity=Quantity.RBE_WEIGHTED)
+    with pytest.raises(MetricError, match="physical dose is evaluated"):
+        run_robustness(photons, RobustnessRequest("nominal"), tmp_path / "r.html", anchor=weighted)

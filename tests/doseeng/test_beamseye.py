@@ -36,7 +36,7 @@ def traced(f: Frustum, frame: BeamFrame, rsp: Volume, samples: int = 1) -> Rays:
 
 def faces_wet_mm(rays: Rays) -> np.ndarray:
     """(n_slice + 1, n_v, n_u) water-equivalent depth at the faces of the slices."""
-    depth = np.cumsum(rays.rsp * rays.frustum.step_mm, axis=0, dtype=float)
+    depth = np.cumsum(rays.stopping * rays.frustum.step_mm, axis=0, dtype=float)
     return np.concatenate([np.zeros((1, *depth.shape[1:])), depth])
 
 
@@ -86,7 +86,7 @@ def test_depth_in_water_is_the_length_of_the_ray(gantry: float, couch: float) ->
     rays = traced(f, frame, WATER)
     faces = f.slice_mm * np.arange(f.shape[0] + 1)
     np.testing.assert_allclose(faces_wet_mm(rays), faces[:, None, None] * obliquity(f), atol=1e-3)
-    np.testing.assert_allclose(rays.scattering, 1.0, rtol=1e-6)
+    np.testing.assert_allclose(rays.spreading, 1.0, rtol=1e-6)
 
 
 def test_lowest_and_highest_depths_of_some_rays() -> None:
@@ -126,9 +126,9 @@ def test_rays_that_are_not_wanted_stay_empty() -> None:
     wanted[3, 5] = True
     materials = Materials(*(cpu().put(WATER.values) for _ in range(2)))
     rays = cpu().trace(materials, gantry_to_index(frame, CUBE), f, 1, wanted)
-    np.testing.assert_allclose(rays.rsp[:, 3, 5], 1.0, rtol=1e-6)
-    assert not rays.rsp[:, ~wanted].any()
-    assert not rays.scattering[:, ~wanted].any()
+    np.testing.assert_allclose(rays.stopping[:, 3, 5], 1.0, rtol=1e-6)
+    assert not rays.stopping[:, ~wanted].any()
+    assert not rays.spreading[:, ~wanted].any()
 
 
 def test_outside_the_image_there_is_vacuum() -> None:
@@ -137,7 +137,7 @@ def test_outside_the_image_there_is_vacuum() -> None:
     rays = traced(f, frame, WATER)
     wet = faces_wet_mm(rays)
     assert wet[-1, :, 0].max() == 0.0
-    assert rays.scattering[:, :, 0].max() == 0.0
+    assert rays.spreading[:, :, 0].max() == 0.0
     # The axis runs through the corners: the diagonal of the square, within the steps at its ends.
     middle = wet[-1, f.shape[1] // 2, f.shape[2] // 2]
     assert middle == pytest.approx(100.0 * np.sqrt(2.0), abs=f.slice_mm)

@@ -138,3 +138,34 @@ def test_doses_without_counterpart_are_named(prepared: Prepared) -> None:
     assert [n.where for n in notices] == ["fraction", "beam 7 '?'", "beam", "plan", "plan"]
     # A dose of several beams is compared with their sum.
     assert [(c.what, c.gamma_percent) for c in found] == [("beam 2 'F2', 1 'F1'", 100.0)]
+
+
+# --- photons ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photons(photon_case: Any) -> Prepared:
+    return prepare(photon_case.case, machine_folders=[photon_case.folder])
+
+
+def test_a_photon_case_that_fits(photons: Prepared) -> None:
+    total, found, notices = compare_with_case(photons)
+    assert notices == ()
+    assert {c.what: c.gamma_percent for c in found} == {"beam 1 'X1'": 100.0, "beam 2 'X2'": 100.0, "plan": 100.0}
+    assert total.quantity is Quantity.PHYSICAL
+    assert [c.mean_ratio for c in found] == pytest.approx([1.0] * 3, abs=1e-4)
+
+
+def test_photon_doses_of_a_turned_gantry_are_explained(photons: Prepared) -> None:
+    beams = tuple(replace(b, gantry_deg=b.gantry_deg + 90.0) for b in photons.beams)
+    fields = [single_beam_dose(replace(photons, beams=beams), i) for i in range(2)]
+    _, _, notices = compare_with_case(with_doses(photons, sum_of(*fields), *fields))
+    assert {n.code for n in notices} == {"plan-dose-mismatch"}
+    assert "100.0 % with the gantry at 90 / 180 degrees instead of the plan's 0 / 90" in notices[2].message
+
+
+def test_a_weighted_dose_is_no_reference_for_photons(photons: Prepared) -> None:
+    weighted = replace(photons.case.doses[0], quantity=Quantity.RBE_WEIGHTED)
+    _, found, notices = compare_with_case(with_doses(photons, weighted))
+    assert found == ()
+    assert codes(notices) == [("dose-not-compared", "plan")]

@@ -3,28 +3,34 @@
 On a GPU: `pytest -m gpu`. `test_cuda_simulator` runs the same tests without one, on tiny shapes, in numba's simulator.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numba
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
+from doseeng._kernels.cuda.device import Kernel
 from doseeng._kernels.scalar import LANES
-from doseeng.backend import Float32, March, Materials, Rays
+from doseeng.backend import Cones, Float32, March, Materials, Rays
 from doseeng.beamseye import Frustum, gantry_to_index, grid_box, index_to_gantry, voxel_extent_mm
 from doseeng.cpu import cpu
 from doseeng.cuda import cuda
 from doseeng.cuda_backend import CudaBackend
-from doseeng.cuda_device import SimulatorDevice
+from doseeng.cuda_device import Launch, SimulatorDevice
 from doseeng.cuda_statistics import DeviceStatistics
 from doseeng.dvh import SamplePoints, cumulative_percent, sample_dose
 from doseeng.errors import BackendUnavailable
 from doseeng.grid import BeamFrame, Grid, Volume, beam_frame
 from doseeng.layers import MIXING_LEVELS_MM, TABLE_STEP_MM, Tables
 from doseeng.machines.library import find_machine
-from doseeng.materials import MaterialMaps
-from doseeng.plan import ProtonBeam
+from doseeng.machines.photonmodel import Cones as PointKernel
+from doseeng.machines.photonmodel import Electrons, Modes, PhotonMachine
+from doseeng.materials import MaterialMaps, PhotonMaps
+from doseeng.photon import Algorithm, PhotonSettings, prepare_photon_beam
+from doseeng.plan import PhotonBeam, ProtonBeam
 from doseeng.proton import ProtonSettings, prepare_beam
 from doseeng.scenario import NOMINAL, Scenario
 
@@ -56,11 +62,19 @@ FRAME = beam_frame((3.0, -4.0, 5.0), 35.0, 10.0, "HFS")
 EVERYWHERE = np.ones((SIZE.n_v, SIZE.n_u), dtype=np.bool_)
 
 
+class Overhanging(SimulatorDevice):
+    """The simulator with threads beyond the array along both axes along which a GPU's blocks have some."""
+
+    def bind(self, kernel: Kernel, shape: Sequence[int], *arguments: Any) -> Launch:
+        z, y, x = (1, 1, *shape)[-3:]
+        return super().bind(kernel, (z, y + 1, x + 1), *arguments)
+
+
 @pytest.fixture(scope="module")
 def gpu() -> CudaBackend:
     """The backend under test; width bins of a few slices at a time."""
     if SIMULATED:
-        return CudaBackend(SimulatorDevice(), SIZE.spread_bytes)
+        return CudaBackend(Overhanging(), SIZE.spread_bytes)
     try:
         return CudaBackend(cuda().device, SIZE.spread_bytes)
     except BackendUnavailable as reason:
@@ -144,7 +158,7 @@ def march_of(rng: np.random.Generator, scatters: bool, mixes: bool) -> March:
 def on(backend: CudaBackend, march: March) -> March:
     """The same march with arrays of the backend."""
     of = march.rays
-    return replace(march, rays=Rays(of.frustum, backend.put(of.rsp), backend.put(of.scattering)))
+    return replace(march, rays=Rays(of.frustum, backend.put(of.stopping), backend.put(of.spreading)))
 
 
 def fluence_of(rng: np.random.Generator, march: March) -> Float32:
@@ -176,9 +190,9 @@ def test_trace(gpu: CudaBackend, rng: np.random.Generator) -> None:
     arguments = (gantry_to_index(FRAME, image), frustum(), 2, wanted)
     expected = cpu().trace(Materials(rsp, scattering), *arguments)
     found = gpu.trace(Materials(gpu.put(rsp), gpu.put(scattering)), *arguments)
-    assert (expected.rsp == 0.0).any()
+    assert (expected.stopping == 0.0).any()
     # A sample at the very edge of the image may fall on its other side.
-    for a, b in ((found.rsp, expected.rsp), (found.scattering, expected.scattering)):
+    for a, b in ((found.stopping, expected.stopping), (found.spreading, expected.spreading)):
         apart = np.abs(gpu.get(a) - b)
         assert np.quantile(apart, 0.99) < 1e-4
         assert not gpu.get(a)[:, 1, 2].any()
@@ -187,7 +201,7 @@ def test_trace(gpu: CudaBackend, rng: np.random.Generator) -> None:
 def test_water_equivalent_depths(gpu: CudaBackend, rng: np.random.Generator) -> None:
     of = rays(rng)
     wanted = rng.random((SIZE.n_v, SIZE.n_u)) > 0.5
-    found = gpu.wet_mm(Rays(of.frustum, gpu.put(of.rsp), gpu.put(of.scattering)), wanted)
+    found = gpu.wet_mm(Rays(of.frustum, gpu.put(of.stopping), gpu.put(of.spreading)), wanted)
     np.testing.assert_allclose(found, cpu().wet_mm(of, wanted), rtol=1e-5)
 
 
@@ -221,6 +235,77 @@ def test_march_and_its_transpose(gpu: CudaBackend, rng: np.random.Generator, sca
     assert dot(gpu.get(forward), y) == pytest.approx(dot(x, back), rel=1e-5)
     same(back, cpu().march_back(march, y, march.tables.dose))
     assert not back[~march.active].any()
+
+
+def photon_rays(gpu: CudaBackend, rng: np.random.Generator) -> tuple[Rays, Rays, Float32]:
+    """Tissue with a slice of vacuum, for the CPU and for the GPU, and energy set free in most of it."""
+    of = rays(rng)
+    of.spreading[2] = 0.0
+    released = smooth(rng, of.frustum.shape, 0.0, 1.0, 1.0)
+    released[: SIZE.n_slice // 3, 0] = 0.0
+    released[2] = 0.0
+    return of, Rays(of.frustum, gpu.put(of.stopping), gpu.put(of.spreading)), released
+
+
+def test_release(gpu: CudaBackend, rng: np.random.Generator) -> None:
+    on_cpu, on_gpu, _ = photon_rays(gpu, rng)
+    fluence, scale = (smooth(rng, EVERYWHERE.shape, low, 1.1, 1.0) for low in (0.5, 0.9))
+    fluence[:2] = 0.0
+    # Some rays go deeper than the table.
+    table = np.exp(-np.arange(0.0, 0.7 * LENGTH_MM) / LENGTH_MM).astype(np.float32)
+    expected = cpu().release(on_cpu, fluence, scale, table, 1.0)
+    same(gpu.get(gpu.release(on_gpu, gpu.put(fluence), gpu.put(scale), table, 1.0)), expected)
+    assert not expected[:, :2].any()
+
+
+def test_carry(gpu: CudaBackend, rng: np.random.Generator) -> None:
+    on_cpu, on_gpu, released = photon_rays(gpu, rng)
+    # The last mode spreads beyond the widest bin.
+    modes = np.array([[0.3, 0.6, 0.001], [0.4, 0.1, 0.3], [0.3, 2.0 / LENGTH_MM, 900.0]], dtype=np.float32)
+    expected, found = (np.full(released.shape, 0.1, dtype=np.float32) for _ in range(2))
+    found = gpu.put(found)
+    cpu().carry(on_cpu, released, modes, expected)
+    gpu.carry(on_gpu, gpu.put(released), modes, found)
+    same(gpu.get(found), expected)
+
+
+def cones_of(rng: np.random.Generator, n: int, upstream: bool) -> Cones:
+    """Straight on, across the whole field in a slice, and every way in between."""
+    offsets = rng.integers(-2, 3, (n, SIZE.n_slice, 2))
+    offsets[0] = 0
+    offsets[1] = SIZE.n_v + 1, 0
+    offsets[2] = -1, -SIZE.n_u
+    directions = np.column_stack([rng.uniform(low, high, n) for low, high in ((0.1, 0.5), (0.01, 0.5), (1.0, 3.0))])
+    return Cones(directions.astype(np.float32), offsets, upstream)
+
+
+def test_cones(gpu: CudaBackend, rng: np.random.Generator) -> None:
+    on_cpu, on_gpu, released = photon_rays(gpu, rng)
+    sets = cones_of(rng, 7, False), cones_of(rng, 4, True)
+    expected, found = np.zeros_like(released), gpu.zeros(released.shape)
+    cpu().cones(on_cpu, released, sets, expected)
+    gpu.cones(on_gpu, gpu.put(released), sets, found)
+    same(gpu.get(found), expected)
+
+
+def test_cones_pass_every_node_once(gpu: CudaBackend, rng: np.random.Generator) -> None:
+    # Where nothing leaves its node, each direction deposits its share of what is set free there.
+    shape = (SIZE.n_slice, SIZE.n_v, SIZE.n_u)
+    everywhere = gpu.put(np.ones(shape))
+    opaque = cones_of(rng, 7, False)
+    opaque.directions[:, 1] = 1e6
+    found = gpu.zeros(shape)
+    gpu.cones(Rays(frustum(), everywhere, everywhere), everywhere, (opaque,), found)
+    share = float(opaque.directions[:, 0].sum())
+    np.testing.assert_allclose(gpu.get(found), share / SIZE.slice_mm, rtol=1e-5)
+
+
+def test_settle(gpu: CudaBackend, rng: np.random.Generator) -> None:
+    on_cpu, on_gpu, released = photon_rays(gpu, rng)
+    expected, found = released.copy(), gpu.put(released.copy())
+    cpu().settle(on_cpu, released, expected)
+    gpu.settle(on_gpu, gpu.put(released), found)
+    same(gpu.get(found), expected)
 
 
 def placement(frame: BeamFrame, grid: Grid) -> tuple:
@@ -302,3 +387,43 @@ def test_whole_beam(gpu: CudaBackend) -> None:
     on_cpu, on_gpu = (prepare_beam(beam, machine, maps, grid, "HFS", p.settings, b) for b in (cpu(), gpu))
     for scenario in (NOMINAL, Scenario("shifted", (2.0, -1.0, 3.0), 1.035))[SIMULATED:]:
         same(gpu.get(on_gpu.dose(scenario)), on_cpu.dose(scenario), 1e-4)
+
+
+PHOTON_SETTINGS = PhotonSettings(pitch_mm=48.0, slice_mm=15.0) if SIMULATED else PhotonSettings()
+KERNEL = PointKernel(
+    np.array([0.0, 30.0, 60.0, 90.0, 180.0]),
+    primary=np.array([[0.5, 4.0], [0.3, 5.0], [0.15, 7.0], [0.05, 9.0]]),
+    scatter=np.array([[0.3, 0.1], [0.3, 0.15], [0.2, 0.2], [0.2, 0.3]]),
+)
+MODES = Modes(
+    primary=np.array([[0.6, 4.0, 0.05], [0.4, 6.0, 0.5]]), scatter=np.array([[0.5, 0.1, 0.2], [0.5, 0.3, 2.0]])
+)
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+def test_whole_photon_beam(
+    gpu: CudaBackend,
+    linac: PhotonMachine,
+    beam_of: Callable[..., PhotonBeam],
+    algorithm: Algorithm,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Two angles of an arc through water with lung in one half behind air; contaminant electrons too.
+    p = PHANTOM
+    grid = Grid(p.shape, (p.voxel_mm,) * 3, tuple(0.5 * p.voxel_mm * (1 - n) for n in p.shape[::-1]))
+    density = np.ones(p.shape, dtype=np.float32)
+    density[:, : p.shape[1] // 4] = 0.0
+    density[: p.shape[0] // 2, p.shape[1] // 3 : 2 * p.shape[1] // 3] = 0.3
+    maps = PhotonMaps(*(Volume(grid, density) for _ in range(3)), Volume(grid, np.ones_like(density)))
+    machine = replace(linac, cones=KERNEL, modes=MODES, electrons=Electrons(0.2, 10.0, 20.0))
+    beam = beam_of((-20.0, 15.0), (-10.0, 20.0), fraction=(0.0, 0.4, 1.0), gantry_deg=np.array([0.0, 5.0, 10.0]))
+    if SIMULATED:
+        # The field that calibrates takes the simulator hours.
+        monkeypatch.setattr("doseeng.photonfield.gy_per_fluence", lambda *_: 0.01)
+    doses = []
+    for backend in (cpu(), gpu):
+        materials = Materials(*(backend.put(v.values) for v in (maps.attenuation, maps.electron_density)))
+        settings = replace(PHOTON_SETTINGS, algorithm=algorithm)
+        model = prepare_photon_beam(beam, machine, maps, grid, "HFS", settings, backend, materials)
+        doses.append(backend.get(model.dose(Scenario("shifted", (2.0, -1.0, 3.0), 1.035, gantry_deg=1.0))))
+    same(doses[1], doses[0], 1e-4)

@@ -18,12 +18,12 @@ from doseeng.engine import (
     single_beam_dose,
     variable_rbe_dose,
 )
-from doseeng.errors import MachineError, Notice, PlanError, StructureError
+from doseeng.errors import ConfigError, MachineError, Notice, PlanError, StructureError
 from doseeng.grid import Grid, Volume
 from doseeng.machines.file import machine_hash, write_machine
 from doseeng.machines.library import find_machine
 from doseeng.materials import read_hu_table
-from doseeng.plan import PhotonBeam, Plan, Prescription, ProtonBeam, RangeShifter
+from doseeng.plan import Plan, Prescription, ProtonBeam, RangeShifter
 from doseeng.proton import ProtonSettings
 from doseeng.rbe import RbeModel
 from doseeng.scenario import Scenario
@@ -64,14 +64,6 @@ def make_case(
     hu = np.full(CT.shape, 40.0)
     plan = Plan("P", "1.2.3", "HFS", beams, (Prescription(roi, 60.0),))
     return Case("case-7", Volume(CT, hu), StructureSet("S", "1.2", "1.1", structures), plan, doses)
-
-
-def photon_beam() -> PhotonBeam:
-    two, jaws = np.zeros(2), np.array([(-50.0, 50.0)] * 2)
-    return PhotonBeam(
-        1, "X", "linac", 6.0, "STANDARD", "STATIC", 1000.0, 100.0, np.array([0.0, 1.0]), np.zeros((2, 3)),
-        two, two, two, jaws, jaws,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +136,6 @@ def test_machines_of_a_folder_are_found(tmp_path: Path) -> None:
     write_machine(replace(find_machine("generic-pbs"), name="Room 2", aliases=("TR4",)), tmp_path / "room.toml")
     found = prepare(make_case((beam(1, 0.0, machine="TR4"),)), machine_folders=[tmp_path], settings=FAST)
     assert found.machines[0].name == "Room 2"
-
-
-def test_photon_plans_are_refused() -> None:
-    with pytest.raises(PlanError, match="plan 'P': photon dose is not available"):
-        prepare(make_case((photon_beam(),)))
 
 
 def test_a_prescription_to_no_structure_is_an_error() -> None:
@@ -225,6 +212,24 @@ def test_a_scenario_is_that_of_the_moved_isocentre(prepared: Prepared) -> None:
     np.testing.assert_allclose(moved.volume.values, planned, atol=2e-3 * planned.max())
 
 
+@pytest.mark.parametrize("angle", ["gantry_deg", "couch_deg"])
+def test_an_angle_error_is_that_of_the_turned_beam(prepared: Prepared, dose: Dose, angle: str) -> None:
+    turned = scenario_dose(prepared, Scenario("turned", **{angle: 8.0})).volume.values
+    there = tuple(replace(b, **{angle: getattr(b, angle) + 8.0}) for b in prepared.beams)
+    planned = scenario_dose(replace(prepared, beams=there)).volume.values
+    # Fluence is drawn where the nominal beam is narrowest; a scenario keeps it.
+    np.testing.assert_allclose(turned, planned, atol=2e-3 * planned.max())
+    assert np.abs(turned - dose.volume.values).max() > 0.05 * planned.max()
+    # What was traced for the turned beam is not kept for the nominal one.
+    np.testing.assert_array_equal(scenario_dose(prepared).volume.values, dose.volume.values)
+
+
+@pytest.mark.parametrize(("error", "what"), [("collimator_deg", "collimator"), ("leaf_opening_mm", "leaf opening")])
+def test_errors_that_protons_do_not_know_are_refused(prepared: Prepared, error: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=f"scenario 'wrong': has a {what} error"):
+        scenario_dose(prepared, Scenario("wrong", **{error: 0.5}))
+
+
 def test_provenance_names_everything_the_dose_depends_on(prepared: Prepared) -> None:
     found = prepared.provenance
     assert {"code", "case", "plan_uid", "image_sha256", "plan_sha256", "machines", "hu_table", "dose_grid", "rbe",
@@ -236,6 +241,7 @@ def test_provenance_names_everything_the_dose_depends_on(prepared: Prepared) -> 
     assert found["hu_table"]["sha256"] == read_hu_table().digest
     assert found["dose_grid"] == {"shape": list(prepared.grid.shape), "spacing_mm": [4.0, 4.0, 4.0]}
     assert found["settings"]["proton"]["pitch_mm"] == 3.0
+    assert "photon" not in found["settings"]
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def test_what_cannot_be_an_anchor_is_an_error(reference: Dose, kind: type[Doseen
     ],
 )
 def test_gross_disagreement_is_a_gate_with_its_numbers(gamma: float, ratio: float, gate: str, said: str) -> None:
-    gates, notices = disagreement(Comparison("plan", gamma, 1234, ratio, 60.0, 60.0), 30)
+    gates, notices = disagreement(Comparison("plan", gamma, 1234, ratio, 60.0, 60.0), 30, "proton")
     assert [n.code for n in gates] == [gate] * bool(gate)
     (notice,) = gates or notices
     assert f"{ratio:.3f}" in notice.message
@@ -249,15 +249,32 @@ def test_gross_disagreement_is_a_gate_with_its_numbers(gamma: float, ratio: floa
 
 
 def test_setup_errors_beyond_what_was_shown_are_named() -> None:
-    assert reach_notices((NOMINAL, SHIFT, Scenario("corner", (5.7, 5.7, 5.7)))) == ()
-    (notice,) = reach_notices((NOMINAL, Scenario("far", (9.0, 9.0, 0.0)), Scenario("further", (0.0, 0.0, -15.0))))
+    assert reach_notices((NOMINAL, SHIFT, Scenario("corner", (5.7, 5.7, 5.7))), "proton") == ()
+    far = (NOMINAL, Scenario("far", (9.0, 9.0, 0.0)), Scenario("further", (0.0, 0.0, -15.0)))
+    (notice,) = reach_notices(far, "proton")
     assert (notice.code, notice.where) == ("anchor-far-scenarios", "further")
     assert "2 of 3 scenarios" in notice.message
     assert "15.0 mm" in notice.message
+    (of_photons,) = reach_notices(far, "photon")
+    assert of_photons.message == notice.message.removesuffix(RANGE_SHIFTERS)
+    assert notice.message.endswith(RANGE_SHIFTERS)
+
+
+RANGE_SHIFTERS = ", above all at the lateral edges of fields with range shifters"
+
+
+def test_a_photon_anchor_is_not_explained_by_rbe() -> None:
+    gates, _ = disagreement(Comparison("plan", 60.0, 1234, 1.1, 60.0, 60.0), 30, "photon")
+    assert "Anatomy, plan version" in gates[0].message
+    assert "RBE" not in gates[0].message
 
 
 def test_an_anchoring_says_what_to_what() -> None:
     told = str(Anchoring("1.2.3", "0123456789abcdef", 1.1, 98.25, 1000, 0.996, True, 0.123, "up"))
+    assert "range errors carry the difference" in told
+    of_photons = str(Anchoring("1.2.3", "0123456789abcdef", 1.0, 98.25, 1000, 0.996, is_carried=False))
+    assert "own nominal dose). The engine's nominal dose" in of_photons
+    assert "range" not in of_photons
     for part in (
         "1.2.3",
         "0123456789ab)",

@@ -4,6 +4,7 @@ import json
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,6 +161,15 @@ def test_gates_make_it_unevaluable(case: Case, dose_of: DoseOf) -> None:
     assert "dose-not-finite [nominal]" in everywhere
 
 
+def test_photon_plans_are_judged_by_physical_dose(case: Case, dose_of: DoseOf, photon_case: Any) -> None:
+    photons = replace(case, plan=replace(case.plan, beams=photon_case.case.plan.beams))
+    physical = evaluate(photons, (NOMINAL,), COVERAGE, lambda s: replace(dose_of(s), quantity=Quantity.PHYSICAL))
+    assert physical.verdict is Verdict.GREEN
+    weighted = evaluate(photons, (NOMINAL,), COVERAGE, dose_of)
+    assert weighted.verdict is Verdict.UNEVALUABLE
+    assert "dose-rbe-weighted" in weighted.reasons[0]
+
+
 def test_an_organ_may_leave_the_dose_grid_with_a_notice(case: Case, dose_of: DoseOf) -> None:
     grid = Grid((40, 60, 47), (2, 2, 2), (-59, -59, -39))  # its last voxel ends at x = 34 mm, inside the cord
 
@@ -232,6 +242,10 @@ def test_json_holds_the_numbers_and_no_volume(case: Case, dose_of: DoseOf) -> No
         "isocenter_shift_mm": [5.0, 0.0, 0.0],
         "rsp_scale": 1.0,
         "random": False,
+        "gantry_deg": 0.0,
+        "collimator_deg": 0.0,
+        "couch_deg": 0.0,
+        "leaf_opening_mm": 0.0,
     }
     volume = data["goals"][0]
     assert volume["worst"] == pytest.approx(92.5, abs=SAMPLING)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doseeng.errors import ConfigError
-from doseeng.scenario import NOMINAL
-from robust.scenarios import SET_NAMES, directions, load_scenarios, scenario_set, site_errors
+from doseeng.scenario import NOMINAL, Scenario
+from robust.scenarios import DEFAULT_SET, SET_NAMES, directions, load_scenarios, scenario_set, site_errors
 
 COUNTS = {
     "nominal": 1,
@@ -25,6 +25,7 @@ COUNTS = {
     "28": 29,
     "9-worst-case": 9,
     "random:17": 18,
+    "delivery": 9,
 }
 
 
@@ -50,7 +51,7 @@ def test_sets_have_their_count_nominal_first_and_names_of_their_own(name: str, c
     assert len(scenarios) == count
     assert scenarios[0] == NOMINAL
     assert len({s.name for s in scenarios}) == count
-    assert len({(s.isocenter_shift_mm, s.rsp_scale) for s in scenarios}) == count
+    assert len({(s.isocenter_shift_mm, s.rsp_scale, s.delivery) for s in scenarios}) == count
 
 
 def test_every_set_name_is_counted_above() -> None:
@@ -73,6 +74,30 @@ def test_names_tell_the_error() -> None:
     assert by_name["range+3.5%"].rsp_scale == pytest.approx(1.035)
     assert by_name["range+3.5%"].isocenter_shift_mm == (0, 0, 0)
     assert by_name["x+2.9 y-2.9 z+2.9"].isocenter_shift_mm == pytest.approx((2.88675, -2.88675, 2.88675), abs=1e-5)
+
+
+def test_photons_have_no_range_but_a_density() -> None:
+    names = [s.name for s in scenario_set("6x2", setup_mm=5, range_percent=2, modality="photon")]
+    assert {"x+5.0 density-2.0%", "x+5.0 density+2.0%"} <= set(names)
+    assert not any("range" in name for name in names)
+    with pytest.raises(ConfigError, match="varies the density, but the density error is 0 %"):
+        scenario_set("28", range_percent=0.0, modality="photon")
+
+
+def test_defaults_vary_what_matters_to_the_modality() -> None:
+    protons, photons = (scenario_set(DEFAULT_SET[m], range_percent=3.5) for m in ("proton", "photon"))
+    assert len(protons) == 29
+    assert len(photons) == 15
+    assert {s.rsp_scale for s in photons} == {1.0}
+
+
+def test_delivery_errors_come_one_at_a_time_both_ways() -> None:
+    by_name = {s.name: s for s in scenario_set("delivery")}
+    assert by_name["gantry+1.0°"] == Scenario("gantry+1.0°", gantry_deg=1.0)
+    assert by_name["collimator-1.0°"] == Scenario("collimator-1.0°", collimator_deg=-1.0)
+    assert by_name["couch+1.0°"] == Scenario("couch+1.0°", couch_deg=1.0)
+    assert by_name["leaves-0.5mm"] == Scenario("leaves-0.5mm", leaf_opening_mm=-0.5)
+    assert [np.count_nonzero(s.delivery) for s in by_name.values()] == [0] + [1] * 8
 
 
 @given(st.tuples(*[st.floats(0.5, 20)] * 3))
@@ -139,9 +164,20 @@ def test_explicit_lists(tmp_path: Path) -> None:
     assert long.rsp_scale == pytest.approx(0.97)
 
 
+def test_explicit_lists_of_machine_errors(tmp_path: Path) -> None:
+    path = tmp_path / "linac.toml"
+    path.write_text(
+        '[[scenario]]\nname = "worn"\ngantry_deg = 0.8\ncollimator_deg = -0.5\ncouch_deg = 1\nleaf_opening_mm = 0.3\n'
+    )
+    assert load_scenarios(path) == (NOMINAL, Scenario("worn", (0.0, 0.0, 0.0), 1.0, False, 0.8, -0.5, 1.0, 0.3))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('[[scenario]]\nname = "a"\ngantry_deg = 90.0', r"scenario\[0\].gantry_deg: .*less than or equal to 10"),
+        ('[[scenario]]\nname = "a"\ngantry = 1.0', r"unknown key; did you mean 'gantry_deg'"),
+        ('[[scenario]]\nname = "nominal"\ncouch_deg = 1.0', r"nominal has no error, found \{'couch_deg': 1.0\}"),
         (
             '[[scenario]]\nname = "a"\nshift = [1, 0, 0]',
             r"mine.toml: scenario\[0\].shift: unknown key; did you mean 'shift_mm'",
@@ -149,7 +185,7 @@ def test_explicit_lists(tmp_path: Path) -> None:
         ('[[scenario]]\nname = "a"\nshift_mm = [1, 0]', r"scenario\[0\].shift_mm: .*at least 3 items"),
         ('[[scenario]]\nname = "a"\nshift_mm = [nan, 0, 0]', r"scenario\[0\].shift_mm\[0\]: .*finite"),
         ("[[scenario]]\nshift_mm = [1, 0, 0]", r"scenario\[0\].name: is missing"),
-        ('[[scenario]]\nname = "a"', "neither shift_mm nor range_percent"),
+        ('[[scenario]]\nname = "a"', "has no error \\(shift_mm, range_percent, gantry_deg"),
         ('[[scenario]]\nname = "nominal"\nrange_percent = 1', "nominal has no error"),
         (
             '[[scenario]]\nname = "a"\nrange_percent = 1\n[[scenario]]\nname = "a"\nrange_percent = 2',

@@ -13,7 +13,7 @@ from pydicom.uid import RTPlanStorage
 
 from doseeng.dicom.rtplan import plan_from
 from doseeng.dicom.writing import new_context, new_dataset
-from doseeng.errors import PlanError
+from doseeng.errors import DicomError, PlanError
 from doseeng.plan import Mlc, PhotonBeam, Plan, Prescription, ProtonBeam
 
 LEAVES = [["-5", "-6", "-7", "5", "6", "7"], ["-4", "-5", "-6", "6", "7", "8"]]
@@ -116,11 +116,11 @@ def test_control_points_are_read_and_carried_over(dataset: Dataset) -> None:
     np.testing.assert_array_equal(found.isocenter_mm, np.tile([1, 2, 3], (3, 1)))
     np.testing.assert_array_equal(found.jaw_x_mm, np.tile([-20, 30], (3, 1)))
     np.testing.assert_array_equal(found.jaw_y_mm, np.tile([-15, 15], (3, 1)))
-    assert found.mlc is not None
-    assert found.mlc.axis == "X"
-    np.testing.assert_array_equal(found.mlc.leaf_boundary_mm, [-15, -5, 5, 15])
+    (mlc,) = found.mlcs
+    assert mlc.axis == "X"
+    np.testing.assert_array_equal(mlc.leaf_boundary_mm, [-15, -5, 5, 15])
     expected = np.array([LEAVES[0], LEAVES[1], LEAVES[1]], dtype=float).reshape(3, 2, 3)
-    np.testing.assert_array_equal(found.mlc.leaf_mm, expected)
+    np.testing.assert_array_equal(mlc.leaf_mm, expected)
 
 
 def test_a_counter_clockwise_arc_goes_down(dataset: Dataset, beam: Dataset) -> None:
@@ -136,18 +136,113 @@ def test_a_full_arc_between_two_control_points_keeps_its_length(dataset: Dataset
     np.testing.assert_array_equal(read_beam(dataset).gantry_deg, [181, 360, 539])
 
 
-def test_a_static_beam_without_mlc_and_with_one_jaw(dataset: Dataset, beam: Dataset) -> None:
-    beam.BeamLimitingDeviceSequence = Sequence([make(RTBeamLimitingDeviceType="Y", NumberOfLeafJawPairs=1)])
+def make_static(beam: Dataset) -> None:
+    """The first control point held until the end."""
     first, _, last = beam.ControlPointSequence
-    first.BeamLimitingDevicePositionSequence = Sequence([position("Y", ["-50", "50"])])
     del last.GantryAngle
     beam.ControlPointSequence = Sequence([first, last])
+    beam.BeamType = "STATIC"
+
+
+def test_a_static_beam_with_leaves_and_one_jaw(dataset: Dataset, beam: Dataset) -> None:
+    make_static(beam)
+    leaves = beam.BeamLimitingDeviceSequence[2]
+    beam.BeamLimitingDeviceSequence = Sequence([make(RTBeamLimitingDeviceType="Y", NumberOfLeafJawPairs=1), leaves])
+    first = beam.ControlPointSequence[0]
+    first.BeamLimitingDevicePositionSequence = Sequence([position("Y", ["-50", "50"]), position("MLCX", LEAVES[0])])
     del beam.PrimaryFluenceModeSequence
     found = read_beam(dataset)
-    assert (found.mlc, found.fluence_mode) == (None, "")
+    assert (len(found.mlcs), found.fluence_mode) == (1, "")
     np.testing.assert_array_equal(found.gantry_deg, [350, 350])
     np.testing.assert_array_equal(found.jaw_y_mm, [[-50, 50], [-50, 50]])
     np.testing.assert_array_equal(found.jaw_x_mm, [[-np.inf, np.inf]] * 2)
+
+
+def test_two_layers_of_leaves_and_no_jaws(dataset: Dataset, beam: Dataset) -> None:
+    upper, lower = LEAVES[0], ["-2", "-3", "2", "3"]
+    beam.BeamLimitingDeviceSequence = Sequence(
+        [
+            make(RTBeamLimitingDeviceType="MLCX1", NumberOfLeafJawPairs=3, LeafPositionBoundaries=[-15, -5, 5, 15]),
+            make(RTBeamLimitingDeviceType="MLCX2", NumberOfLeafJawPairs=2, LeafPositionBoundaries=[-10, 0, 10]),
+        ]
+    )
+    first, second, _ = beam.ControlPointSequence
+    first.BeamLimitingDevicePositionSequence = Sequence([position("MLCX2", lower), position("MLCX1", upper)])
+    second.BeamLimitingDevicePositionSequence = Sequence([position("MLCX1", LEAVES[1])])
+    found = read_beam(dataset)
+    assert [mlc.axis for mlc in found.mlcs] == ["X", "X"]
+    np.testing.assert_array_equal(found.mlcs[0].leaf_mm[1:].reshape(2, 6), [np.array(LEAVES[1], dtype=float)] * 2)
+    np.testing.assert_array_equal(found.mlcs[1].leaf_mm, [[[-2, -3], [2, 3]]] * 3)
+
+
+def test_leaves_that_are_listed_but_never_positioned_are_out_of_the_way(dataset: Dataset, beam: Dataset) -> None:
+    first, second, _ = beam.ControlPointSequence
+    del first.BeamLimitingDevicePositionSequence[2], second.BeamLimitingDevicePositionSequence
+    assert read_beam(dataset).mlcs == ()
+    (notice,) = plan_from(dataset, "rp.dcm")[1]
+    assert (notice.code, notice.where) == ("leaves-not-positioned", "arc 2")
+    assert "MLCX is listed but no control point gives leaf positions" in notice.message
+
+
+def make_wedge(**changes: object) -> Dataset:
+    values = {
+        "WedgeNumber": 1,
+        "WedgeID": "W60",
+        "WedgeType": "MOTORIZED",
+        "WedgeAngle": "60",
+        "WedgeOrientation": 90.0,
+    }
+    return make(**{**values, **changes})
+
+
+def wedge_at(where: str, number: int = 1) -> Sequence:
+    return Sequence([make(ReferencedWedgeNumber=number, WedgePosition=where)])
+
+
+def test_a_wedge_that_is_taken_out(dataset: Dataset, beam: Dataset) -> None:
+    """In for the first quarter of the meterset; a fourth control point at 0.25 takes it out."""
+    first, second, last = beam.ControlPointSequence
+    out = make(ControlPointIndex=2, CumulativeMetersetWeight="0.25", WedgePositionSequence=wedge_at("OUT"))
+    first.WedgePositionSequence = wedge_at("IN")
+    beam.ControlPointSequence = Sequence([first, second, out, last])
+    second.GantryRotationDirection = "CW"
+    beam.WedgeSequence = Sequence([make_wedge(WedgeNumber=1)])
+    (wedge,) = read_beam(dataset).wedges
+    assert (wedge.id, wedge.kind, wedge.angle_deg, wedge.orientation_deg) == ("W60", "MOTORIZED", 60.0, 90.0)
+    assert wedge.inside.tolist() == [True, True, False, False]
+
+
+def make_block(**changes: object) -> Dataset:
+    values = {
+        "BlockNumber": 1,
+        "BlockName": "B1",
+        "BlockType": "SHIELDING",
+        "BlockDivergence": "PRESENT",
+        "SourceToBlockTrayDistance": "650",
+        "BlockTransmission": "0.04",
+        "BlockNumberOfPoints": 3,
+        "BlockData": ["-10", "-20", "30", "-20", "-10", "15"],
+    }
+    return make(**{**values, **changes})
+
+
+def test_blocks_and_their_tray(dataset: Dataset, beam: Dataset) -> None:
+    beam.BlockSequence = Sequence(
+        [make_block(), make_block(BlockName="", BlockType="APERTURE", BlockDivergence="ABSENT")]
+    )
+    beam.TotalBlockTrayFactor = "0.97"
+    found = read_beam(dataset)
+    first, second = found.blocks
+    assert (first.name, first.kind, first.transmission, first.divergent, first.tray_mm) == (
+        "B1",
+        "SHIELDING",
+        0.04,
+        True,
+        650.0,
+    )
+    np.testing.assert_array_equal(first.polygon_mm, [(-10, -20), (30, -20), (-10, 15)])
+    assert (second.name, second.kind, second.divergent) == ("1", "APERTURE", False)
+    assert found.block_tray_factor == 0.97
 
 
 def test_meterset_weights_of_any_scale(dataset: Dataset, beam: Dataset) -> None:
@@ -160,17 +255,54 @@ def test_meterset_weights_of_any_scale(dataset: Dataset, beam: Dataset) -> None:
 def test_a_wedge_that_is_out_does_no_harm(dataset: Dataset, beam: Dataset) -> None:
     beam.WedgeSequence = Sequence([make(WedgeNumber=1, WedgeID="MW", WedgeType="MOTORIZED")])
     beam.ControlPointSequence[0].WedgePositionSequence = Sequence([make(ReferencedWedgeNumber=1, WedgePosition="OUT")])
-    assert read_beam(dataset).name == "arc 2"
+    assert read_beam(dataset).wedges == ()
 
 
 def test_boluses_are_kept_and_noticed(dataset: Dataset, beam: Dataset) -> None:
     beam.ReferencedBolusSequence = Sequence([make(ReferencedROINumber=9)])
-    assert read_beam(dataset).bolus == ("ROI 9",)
+    assert (read_beam(dataset).bolus, read_beam(dataset).bolus_rois) == (("ROI 9",), (9,))
     assert [(n.code, n.where) for n in plan_from(dataset, "rp.dcm")[1]] == [("bolus", "arc 2")]
 
 
 def on_first(**values: object) -> Callable[[Dataset], None]:
     return lambda beam: [setattr(beam.ControlPointSequence[0], k, v) for k, v in values.items()] and None
+
+
+def with_block(**changes: object) -> Callable[[Dataset], None]:
+    return lambda beam: beam.update(make(BlockSequence=[make_block(**changes)]))
+
+
+def with_wedge(where: str | None, **changes: object) -> Callable[[Dataset], None]:
+    def change(beam: Dataset) -> None:
+        beam.WedgeSequence = Sequence([make_wedge(**changes)])
+        if where is not None:
+            beam.ControlPointSequence[0].WedgePositionSequence = wedge_at(where)
+
+    return change
+
+
+def leaves(*positions: str) -> Callable[[Dataset], None]:
+    def change(beam: Dataset) -> None:
+        beam.ControlPointSequence[1].BeamLimitingDevicePositionSequence[0].LeafJawPositions = list(positions)
+
+    return change
+
+
+def jaws(kind: str, low: str, high: str) -> Callable[[Dataset], None]:
+    def change(beam: Dataset) -> None:
+        for item in beam.ControlPointSequence[0].BeamLimitingDevicePositionSequence:
+            if item.RTBeamLimitingDeviceType == kind:
+                item.LeafJawPositions = [low, high]
+
+    return change
+
+
+def drop_devices(*kinds: str) -> Callable[[Dataset], None]:
+    def change(beam: Dataset) -> None:
+        devices = beam.BeamLimitingDeviceSequence
+        beam.BeamLimitingDeviceSequence = Sequence([d for d in devices if d.RTBeamLimitingDeviceType not in kinds])
+
+    return change
 
 
 def add_device(kind: str, pairs: int) -> Callable[[Dataset], None]:
@@ -180,20 +312,42 @@ def add_device(kind: str, pairs: int) -> Callable[[Dataset], None]:
 
 REFUSALS: dict[str, tuple[Callable[[Dataset], None], str]] = {
     "electrons": (lambda b: setattr(b, "RadiationType", "ELECTRON"), "radiation type 'ELECTRON'; only PHOTON"),
-    "block": (lambda b: b.update(make(BlockSequence=[make(BlockName="B1")])), "block 'B1'"),
+    "block of unknown type": (with_block(BlockType="LEAD"), "block 'B1': BlockType is 'LEAD'; expected SHIELDING or"),
+    "block data": (
+        with_block(BlockNumberOfPoints=4),
+        "BlockData holds 6 numbers; expected two for each of .* 4 points",
+    ),
+    "block outline": (with_block(BlockNumberOfPoints=2, BlockData=[1, 2, 3, 4]), "block 'B1': its outline has shape"),
     "compensator": (lambda b: b.update(make(CompensatorSequence=[make(CompensatorID="C")])), "compensator 'C'"),
     "applicator": (lambda b: b.update(make(ApplicatorSequence=[make(ApplicatorID="cone")])), "applicator 'cone'"),
-    "wedge": (
-        lambda b: b.update(make(WedgeSequence=[make(WedgeNumber=1, WedgeID="W60", WedgeType="DYNAMIC")])),
-        r"wedge 'W60' \(DYNAMIC\)",
+    "accessory": (
+        lambda b: b.update(make(GeneralAccessorySequence=[make(GeneralAccessoryID="tray")])),
+        "accessory 'tray', which is not supported",
     ),
+    "wedge without position": (with_wedge(None), "wedge 'W60': control point 0 gives its WedgePosition as ''"),
+    "wedge half in": (with_wedge("HALF"), "WedgePosition as 'HALF'; expected IN or OUT"),
+    "wedge of unknown type": (with_wedge("IN", WedgeType="PARTIAL"), "WedgeType is 'PARTIAL', which is not supported"),
+    "wedge angle": (with_wedge("IN", WedgeAngle="-3"), "wedge 'W60': has an angle of -3"),
     "energy changes": (lambda b: setattr(b.ControlPointSequence[1], "NominalBeamEnergy", "10"), "NominalBeamEnergy"),
     "gantry without direction": (on_first(GantryRotationDirection="NONE"), "moves from 350 to 2 degrees"),
     "table pitch": (on_first(TableTopPitchAngle=3.0), "table top pitch of 3 degrees"),
     "eccentric table": (on_first(TableTopEccentricAngle="5"), "table top eccentric angle of 5"),
     "no isocentre": (lambda b: b.ControlPointSequence[0].__delattr__("IsocenterPosition"), "IsocenterPosition"),
     "two jaws on one axis": (add_device("X", 1), "'X' with 1 pair"),
-    "two MLCs": (add_device("MLCY", 60), "'MLCY' with 60 pair"),
+    "one MLC twice": (add_device("MLCX", 60), "'MLCX' with 60 pair"),
+    "MLC without leaves": (add_device("MLCY", 0), r"'MLCY' with 0 pair\(s\) is not supported"),
+    "crossed leaves": (
+        leaves("8", "-6", "-7", "5", "6", "7"),
+        "MLCX: control point 1, leaf pair 1 is crossed: .* 8 mm",
+    ),
+    "leaf in cm": (leaves("-600", "-6", "-7", "5", "6", "7"), "control point 1, leaf pair 1 is at -600 mm; .* 400 mm"),
+    "crossed jaws": (jaws("ASYMX", "20", "-20"), "control point 0 has crossed X jaws: 20 mm lies beyond -20 mm"),
+    "jaw in cm": (jaws("ASYMY", "-2000", "20"), "control point 0 has Y jaws at .*-2000.* 400 mm"),
+    "static with moving leaves": (
+        lambda b: setattr(b, "BeamType", "STATIC"),
+        "STATIC but between control points 0 and 1",
+    ),
+    "no jaw along x": (drop_devices("ASYMX", "MLCX"), "neither jaws nor leaves limit the beam along X"),
     "unknown device": (add_device("IRIS", 1), "'IRIS' with 1 pair"),
     "leaf count": (
         lambda b: setattr(b.BeamLimitingDeviceSequence[2], "LeafPositionBoundaries", ["-15", "15"]),
@@ -220,6 +374,13 @@ def test_what_cannot_be_computed_is_refused_by_name(dataset: Dataset, beam: Data
     assert "beam 2 'arc 2'" in str(error.value)
 
 
+@pytest.mark.parametrize("missing", ["BlockTransmission", "SourceToBlockTrayDistance"])
+def test_a_block_must_say_what_it_lets_through_and_where_it_is(dataset: Dataset, beam: Dataset, missing: str) -> None:
+    beam.BlockSequence = Sequence([make_block(**{missing: None})])
+    with pytest.raises(DicomError, match=rf"beam 2 'arc 2', block 'B1': {missing} .* is missing"):
+        read_beam(dataset)
+
+
 def test_a_photon_plan_gives_no_proton_beams_and_mixtures_are_refused(dataset: Dataset) -> None:
     plan = plan_from(dataset, "rp.dcm")[0]
     with pytest.raises(PlanError, match="has photon beams; a proton plan was expected"):
@@ -239,7 +400,10 @@ def test_a_photon_plan_gives_no_proton_beams_and_mixtures_are_refused(dataset: D
         ({"gantry_deg": [0, 1]}, "gantry_deg has shape"),
         ({"jaw_x_mm": [[np.nan, 1]] * 3}, "jaw_x_mm holds NaN"),
         ({"meterset_mu": -1.0}, "meterset of -1 MU"),
-        ({"mlc": Mlc("X", np.array([-1.0, 1.0]), np.zeros((2, 2, 1)))}, "leaf positions for 2 control points"),
+        ({"meterset_mu": 2e5}, "meterset of 200000 MU; expected a positive number up to 100000"),
+        ({"mlcs": (Mlc("X", np.array([-1.0, 1.0]), np.zeros((2, 2, 1))),)}, "leaf positions for 2 control points"),
+        ({"mlcs": tuple(Mlc(a, np.array([-1.0, 1.0]), np.zeros((3, 2, 1))) for a in "XY")}, "one axis is supported"),
+        ({"jaw_x_mm": [[-np.inf, 10.0]] * 3}, "neither jaws nor leaves limit the beam along X"),
         ({"energy_mv": 0.0}, "energy 0 MV"),
         ({"fractions": 0}, "0 fractions"),
     ],
@@ -262,10 +426,10 @@ def test_a_raystation_vmat_plan(unzipped: Callable[[str], Path]) -> None:
     assert (arc.energy_mv, arc.fluence_mode, arc.meterset_mu, arc.fractions) == (10.0, "STANDARD", 390.0, 20)
     # 76 control points clockwise from 210 to 150 degrees, 4 degrees apart.
     np.testing.assert_array_equal(arc.gantry_deg, np.arange(210, 511, 4))
-    assert arc.mlc is not None
-    assert arc.mlc.leaf_mm.shape == (76, 2, 80)
-    np.testing.assert_array_equal(arc.mlc.leaf_boundary_mm, np.arange(-200, 201, 5))
-    assert np.all(arc.mlc.leaf_mm[:, 0] <= arc.mlc.leaf_mm[:, 1])
+    (mlc,) = arc.mlcs
+    assert mlc.leaf_mm.shape == (76, 2, 80)
+    np.testing.assert_array_equal(mlc.leaf_boundary_mm, np.arange(-200, 201, 5))
+    assert np.all(mlc.leaf_mm[:, 0] <= mlc.leaf_mm[:, 1])
     np.testing.assert_array_equal(arc.isocenter_mm[-1], (5.149291, -174.8227, -608.7299))
 
 
@@ -282,7 +446,7 @@ def test_an_eclipse_plan_with_an_imaging_field(unzipped: Callable[[str], Path]) 
 def test_a_pinnacle_plan_of_two_open_fields(unzipped: Callable[[str], Path]) -> None:
     plan, _ = read(unzipped("pinnacle_two_fields") / "1.3.46.670589.13.997910418.20181018190715.112493.dcm")
     for beam, gantry in zip(plan.photon_beams, (0.0, 270.0), strict=True):
-        assert (beam.energy_mv, beam.meterset_mu, beam.technique, beam.mlc) == (6.0, 118.0, "STATIC", None)
+        assert (beam.energy_mv, beam.meterset_mu, beam.technique, beam.mlcs) == (6.0, 118.0, "STATIC", ())
         np.testing.assert_array_equal(beam.gantry_deg, gantry)
         np.testing.assert_array_equal(beam.jaw_x_mm, [[-50, 50]] * 2)
         np.testing.assert_array_equal(beam.jaw_y_mm, [[-50, 50]] * 2)
@@ -297,7 +461,7 @@ def test_a_sliding_window_plan(unzipped: Callable[[str], Path]) -> None:
         (95, 94.0, 10.0),
     ]
     for beam in plan.photon_beams:
-        assert beam.mlc is not None
+        (mlc,) = beam.mlcs
         # Both banks of a sliding window start on one side and end on the other, and no leaf ever turns back.
-        steps = np.diff(beam.mlc.leaf_mm, axis=0)
+        steps = np.diff(mlc.leaf_mm, axis=0)
         assert np.all(steps >= 0) or np.all(steps <= 0)

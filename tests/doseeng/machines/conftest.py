@@ -1,4 +1,4 @@
-"""A small machine made of analytic Bragg curves."""
+"""A small proton machine made of analytic Bragg curves and a photon machine."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,17 @@ from doseeng.machines.bortfeld import bragg_curve, bragg_range_mm, range_sigma_m
 from doseeng.machines.depthdose import DEPTH_FRACTION, distal_range_mm
 from doseeng.machines.halo import analytic_halo
 from doseeng.machines.model import Optics, ProtonMachine, RangeShifterModel
+from doseeng.machines.photonmodel import (
+    Cones,
+    Electrons,
+    Jaws,
+    LeafModel,
+    Modes,
+    PhotonMachine,
+    Reference,
+    Source,
+    WedgeModel,
+)
 
 
 @pytest.fixture(scope="session")
@@ -41,4 +52,44 @@ def bragg_machine() -> ProtonMachine:
         source_distance_mm=(2234.8, 1859.1),
         range_shifters=(RangeShifterModel("RS=40", 40.0, 1.2),),
         aliases=("GTR1", "Gantry Ü"),
+    )
+
+
+@pytest.fixture(scope="session")
+def photon_machine() -> PhotonMachine:
+    """A photon machine with made-up numbers, every part of it filled."""
+
+    def falling(n: int) -> np.ndarray:
+        return np.arange(n, 0.0, -1.0) / np.arange(n, 0.0, -1.0).sum()
+
+    steps = np.arange(1.0, 5.0)
+    return PhotonMachine(
+        name="Linac A",
+        version="1",
+        description='Made-up "test" machine',
+        source="nowhere",
+        energy_mv=6.0,
+        fluence_mode="STANDARD",
+        source_axis_mm=1000.0,
+        reference=Reference(900.0, 100.0, 100.0, 0.0067123456),
+        spectrum_mev=np.array([0.5, 1.0, 2.0, 4.0]),
+        spectrum_weight=falling(4),
+        softening=1.0,
+        profile_mm=np.array([0.0, 50.0, 200.0]),
+        profile=np.array([1.0, 1.01, 1.05]),
+        head=Source((0.5, 0.7), 0.08, 25.0, 120.0),
+        electrons=Electrons(0.2, 8.0, 20.0),
+        jaws=Jaws(0.005, 400.0, 320.0),
+        leaves=(
+            LeafModel("M120", ((10, 10.0), (40, 5.0), (10, 10.0)), 500.0, 0.015, 0.005, 0.9, 1.0),
+            LeafModel("upper", ((29, 10.0),), 340.0, 0.005, 0.002, 0.1, 0.5),
+        ),
+        wedges=(WedgeModel("W30", 30.0, np.array([-100.0, 0.0, 100.0]), np.array([0.4, 0.6, 0.9])),),
+        cones=Cones(
+            np.linspace(0.0, 180.0, 5),
+            np.column_stack([falling(4), steps]),
+            np.column_stack([falling(4), steps / 20.0]),
+        ),
+        modes=Modes(np.array([[1.0, 0.5, 0.1]]), np.array([[0.6, 0.05, 0.2], [0.4, 0.01, 0.3]])),
+        aliases=("TR1", "Linac Ä"),
     )
