@@ -25,7 +25,7 @@ from doseeng.comparison import (
 from doseeng.dicom.rtdose import write_dose
 from doseeng.dose import Dose, Quantity
 from doseeng.engine import RBE, EngineSettings, Prepared, dose_kind
-from doseeng.errors import ConfigError
+from doseeng.errors import ConfigError, Notice
 from doseeng.photon import Algorithm
 from doseeng.plan import PhotonBeam, Plan, ProtonBeam
 from robust.result import Verdict
@@ -78,24 +78,33 @@ def dose(
     notices = (*prepared.notices, *findings)
     verdict = _verdict(comparisons) if case.doses else None
     if as_json:
-        print_json(
-            {
-                "case": case.key,
-                "plan": case.plan.label,
-                "verdict": verdict.value if verdict else None,
-                "quantity": computed.quantity.value,
-                "dose_kind": dose_kind(prepared),
-                "dose_max_gy": float(computed.volume.values.max()),
-                "output": str(path),
-                "comparisons": [asdict(c) for c in comparisons],
-                "notices": [asdict(n) for n in notices],
-                "provenance": dict(prepared.provenance),
-            }
-        )
+        print_json(_as_json(prepared, computed, comparisons, notices, verdict, path))
     else:
         show_notices(notices)
         _show(prepared, computed, comparisons, verdict, path)
     raise typer.Exit(ExitCode[verdict.value] if verdict else ExitCode.GREEN)
+
+
+def _as_json(
+    prepared: Prepared,
+    computed: Dose,
+    comparisons: tuple[Comparison, ...],
+    notices: tuple[Notice, ...],
+    verdict: Verdict | None,
+    path: Path,
+) -> dict[str, object]:
+    return {
+        "case": prepared.case.key,
+        "plan": prepared.case.plan.label,
+        "verdict": verdict.value if verdict else None,
+        "quantity": computed.quantity.value,
+        "dose_kind": dose_kind(prepared),
+        "dose_max_gy": float(computed.volume.values.max()),
+        "output": str(path),
+        "comparisons": [asdict(c) for c in comparisons],
+        "notices": [asdict(n) for n in notices],
+        "provenance": dict(prepared.provenance),
+    }
 
 
 def _quantity_of(case: Case) -> Quantity:

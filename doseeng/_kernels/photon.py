@@ -96,9 +96,12 @@ def settle(released, density, slice_mm, out):
                 out[k, iv, iu] += dose_of(released[k, iv, iu], density[k, iv, iu], slice_mm)
 
 
-@njit(cache=True, nogil=True, fastmath=LINEAR)
+@njit(cache=True, nogil=True, fastmath=LINEAR, error_model="numpy")
 def _cone_row(arriving, released, density, share, water, leaving, deposited):
-    """One row of one direction in one slice: what arrives and is set free is deposited or leaves."""
+    """One row of one direction in one slice: what arrives and is set free is deposited or leaves.
+
+    Python's divisions look for zeros, which keeps a loop from becoming vectors.
+    """
     for i in range(arriving.shape[0]):
         given, leaving[i] = cone_step(arriving[i], share * released[i], water * density[i])
         deposited[i] += given

@@ -30,9 +30,8 @@ from doseeng.photonkernels import transport_tables
 
 ENERGIES: Final = 40
 """Bins of a fitted spectrum."""
-EQUILIBRIUM_MM: Final = 25.0
-"""Depth doses tell the spectrum from here on, and contaminant electrons before."""
 BUILD_UP_MM: Final = 20.0
+"""Depth doses tell the spectrum from here on, and contaminant electrons before."""
 USUAL_SHAPE: Final = (1.5, 2.5)
 """Rise and fall of the spectra of linear accelerators, which few measured points may not move far."""
 SHAPE_WEIGHT: Final = 0.004
@@ -151,7 +150,7 @@ def _fit_spectrum(machine: PhotonMachine, scans: list[Scan], backend: Backend) -
         fields = _Fields(with_spectrum(machine, *np.exp(logs)), backend)
         parts = []
         for scan in scans:
-            deep = scan.position_mm >= EQUILIBRIUM_MM
+            deep = scan.position_mm >= BUILD_UP_MM
             model = fields.along(scan)[deep] / scan.dose[deep]
             parts.append((model / model.mean() - 1.0) / np.sqrt(deep.sum()))
         return np.concatenate([*parts, SHAPE_WEIGHT * (logs - np.log(USUAL_SHAPE))])
@@ -170,22 +169,22 @@ def _fit_profile(machine: PhotonMachine, scans: list[Scan], backend: Backend) ->
     profile = np.interp(radius, machine.profile_mm, machine.profile)
     for _ in range(PROFILE_ROUNDS):
         fields = _Fields(replace(machine, profile_mm=radius, profile=profile), backend)
-        ratios = []
+        at, ratio = [], []
         for scan in shallow:
-            at = np.abs(scan.position_mm) * machine.source_axis_mm / (scan.ssd_mm + (scan.depth_mm or 0.0))
-            ratio = (scan.dose / _on_axis(scan, scan.dose)) / (fields.along(scan) / _on_axis(scan, fields.along(scan)))
-            ratios.append(_means_near(radius, at, ratio))
-        missing = np.nanmean(ratios, axis=0)
-        known = np.isfinite(missing)
-        profile = profile * np.interp(radius, radius[known], missing[known])
+            model = fields.along(scan)
+            at.append(np.abs(scan.position_mm) * machine.source_axis_mm / (scan.ssd_mm + (scan.depth_mm or 0.0)))
+            ratio.append((scan.dose / _on_axis(scan, scan.dose)) / (model / _on_axis(scan, model)))
+        profile = profile * _smoothed(radius, np.concatenate(at), np.concatenate(ratio))
         profile = profile / profile[0]
     return replace(machine, profile_mm=radius, profile=profile)
 
 
-def _means_near(nodes: Array, at: Array, values: Array) -> Array:
-    """Mean of the values nearest to each node; NaN where there is none."""
+def _smoothed(nodes: Array, at: Array, values: Array) -> Array:
+    """Values at equally spaced nodes: means of what is nearest to each, interpolated where there is nothing."""
     nearest = np.rint(at / PROFILE_STEP_MM).astype(int)
-    return np.array([values[nearest == n].mean() if np.any(nearest == n) else np.nan for n in range(len(nodes))])
+    known = np.array([n for n in range(len(nodes)) if np.any(nearest == n)])
+    means = [values[nearest == n].mean() for n in known]
+    return np.asarray(np.interp(nodes, nodes[known], means))
 
 
 def _fit_focus(machine: PhotonMachine, scans: list[Scan], backend: Backend) -> PhotonMachine:
@@ -234,7 +233,7 @@ def _fit_electrons(machine: PhotonMachine, scans: list[Scan], backend: Backend) 
         parts = []
         for scan in shallow:
             model = fields.along(scan)
-            deep = scan.position_mm >= EQUILIBRIUM_MM
+            deep = scan.position_mm >= BUILD_UP_MM
             scale = (scan.dose[deep] / model[deep]).mean()
             parts.append(((model * scale - scan.dose) / scan.dose.max())[scan.position_mm < BUILD_UP_MM])
         return np.concatenate(parts)

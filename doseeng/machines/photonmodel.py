@@ -89,8 +89,9 @@ class Cones:
     """Point kernel in water: energy per steradian and g/cm2 of radius r at an angle to the photon,
     share / (2 pi (cos edge0 - cos edge1)) * per_gcm2 * exp(-per_gcm2 r) for primary electrons and for scattered photons.
 
-    edge_deg: (n + 1,) polar angles between cones, 0 to 180. primary, scatter: (n, 2) rows of share (sums to 1 each)
-    and per_gcm2. Collapsed cone kernels: Ahnesjö, Med Phys 16 (1989) 577.
+    edge_deg: (n + 1,) polar angles between cones, 0 to 180. primary, scatter: (n, 2) rows of share and per_gcm2. Shares
+    of primary energy sum to 1; those of scatter are amplitudes within 30 cm and sum to more. Collapsed cone kernels:
+    Ahnesjö, Med Phys 16 (1989) 577.
     """
 
     edge_deg: Array
@@ -103,7 +104,7 @@ class Modes:
     """Pencil kernel in water as modes: energy set free along a ray moves on along it, is deposited exponentially and
     spreads across as a Gaussian.
 
-    primary, scatter: (n, 3) rows of share (sums to 1 each), per_gcm2 (deposited per g/cm2 of ray) and spread (variance
+    primary, scatter: (n, 3) rows of share (as for cones), per_gcm2 (deposited per g/cm2 of ray) and spread (variance
     across over the mean square of the distance along the ray).
     """
 

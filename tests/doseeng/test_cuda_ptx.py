@@ -84,9 +84,10 @@ def expected(kind: Any) -> list[str]:
 def test_all_kernels_are_found() -> None:
     names = [of.name for of in kernels()]
     assert len(names) == len(set(names))
-    assert {"trace", "advance", "mix", "deposit", "spread_u", "move_v", "collect", "add_to_grid", "accumulate"} <= {
-        *names
-    }
+    assert {
+        *("trace", "advance", "mix", "deposit", "spread_u", "move_v", "collect", "add_to_grid", "accumulate"),
+        *("release", "carry_modes", "collapsed_cones", "settle"),
+    } <= {*names}
 
 
 @KERNELS
