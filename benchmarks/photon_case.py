@@ -104,7 +104,7 @@ class Field:
 class DirectCase:
     """A direct reference in the plane through the axis.
 
-    depth_edge_mm (n_depth + 1,), x_edge_mm (n_x + 1,): bins, which reach half_mm to both sides of the plane. dose, sigma
+    depth_edge_mm (n_depth + 1,), x_edge_mm (n_x + 1,): bins, which reach half_mm to both sides. dose, sigma
     (n_depth, n_x): Gy cm2 per photon and its uncertainty (1 sigma).
     """
 

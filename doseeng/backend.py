@@ -44,8 +44,8 @@ class Rays:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cones:
-    """Collapsed cones of one frustum that march downstream, or all upstream: directions (n, 3) and offsets (n, n_slice,
-    2), as the kernel takes them."""
+    """Collapsed cones of one frustum that march downstream, or all upstream. directions (n, 3): share, per_mm of water,
+    path over slice thickness. offsets (n, n_slice, 2): whole rays (v, u) that each moves into a slice."""
 
     directions: Float32
     offsets: npt.NDArray[np.int64]
@@ -124,7 +124,7 @@ class Backend(Protocol):
     def carry(self, rays: Rays, released: Any, modes: Float32, out: Any) -> None:
         """out (n_slice, n_v, n_u) += dose to water that modes (n, 3) carry along the rays and spread across them."""
 
-    def cones(self, rays: Rays, released: Any, cones: Sequence[Cones], out: Any) -> None:
+    def cones(self, rays: Rays, released: Any, sets: Sequence[Cones], out: Any) -> None:
         """out (n_slice, n_v, n_u) += dose to water along collapsed cones."""
 
     def settle(self, rays: Rays, released: Any, out: Any) -> None:

@@ -15,8 +15,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from doseeng import cpu_photon
 from doseeng._kernels import march as kernels
-from doseeng._kernels import photon as photon_kernels
 from doseeng._kernels import rays as ray_kernels
 from doseeng._kernels import trace as trace_kernels
 from doseeng._kernels.scalar import LANES
@@ -43,10 +43,6 @@ DEPTH_TOLERANCE_MM: Final = 2.0
 in the reference cases anything from 0.5 to 3 mm gives the same gamma."""
 PER_MM: Final = np.float32(1.0 / TABLE_STEP_MM)
 TASKS_PER_THREAD: Final = 2
-MODE_BINS: Final = 48
-"""Width bins of photon modes, which differ more in width than proton layers do."""
-CARRY_SLICES: Final = 8
-"""Slices of photon modes that are binned before they are spread; bins of more would leave the cache."""
 
 
 def path_nodes() -> Float32:
@@ -89,6 +85,11 @@ class CpuBackend:
         """Its threads."""
         return self.threads
 
+    @property
+    def shares(self) -> int:
+        """How many parts this thread's work is split into: one where it works alone."""
+        return 1 if getattr(self._local, "alone", False) else self.threads
+
     def put(self, array: npt.ArrayLike) -> Float32:
         """A contiguous float32 array."""
         return np.ascontiguousarray(array, dtype=np.float32)
@@ -119,14 +120,14 @@ class CpuBackend:
         self, materials: Materials, to_index: Array, frustum: Frustum, samples: int, of: npt.NDArray[np.bool_]
     ) -> Rays:
         """As `Backend.trace`."""
-        rsp, scattering = (np.zeros(frustum.shape, dtype=np.float32) for _ in range(2))
-        self._over_rows(
+        found = np.zeros((2, *frustum.shape), dtype=np.float32)
+        self.over_rows(
             frustum.shape[1],
             lambda a, b: trace_kernels.trace(
-                materials.stopping, materials.spreading, to_index, *frustum.description, samples, of, a, b, rsp, scattering
+                materials.stopping, materials.spreading, to_index, *frustum.description, samples, of, a, b, *found
             ),
         )
-        return Rays(frustum, rsp, scattering)
+        return Rays(frustum, *found)
 
     def wet_mm(self, rays: Rays, of: npt.NDArray[np.bool_]) -> Float32:
         """As `Backend.wet_mm`."""
@@ -171,63 +172,19 @@ class CpuBackend:
 
     def release(self, rays: Rays, fluence: Any, depth_scale: Any, table: Float32, per_mm: float) -> Float32:
         """As `Backend.release`."""
-        out = np.empty(rays.frustum.shape, dtype=np.float32)
-        step = rays.frustum.step_mm
-        self._over_rows(
-            out.shape[1],
-            lambda a, b: photon_kernels.release(
-                fluence, rays.stopping, step, depth_scale, table, np.float32(per_mm), a, b, out
-            ),
-        )
-        return out
+        return cpu_photon.release(self, rays, fluence, depth_scale, table, per_mm)
 
     def carry(self, rays: Rays, released: Any, modes: Float32, out: Any) -> None:
         """As `Backend.carry`."""
-        frustum = rays.frustum
-        n_slice, n_v, n_u = frustum.shape
-        state = np.zeros((n_v, len(modes), n_u, 3), dtype=np.float32)
-        step, px, bin_step = frustum.step_mm, _pixels(frustum), np.float32(BIN_PIXELS * frustum.pitch_mm)
-        for first in range(0, n_slice, CARRY_SLICES):
-            last = min(first + CARRY_SLICES, n_slice)
-            bins = np.zeros((last - first, MODE_BINS, n_v, n_u), dtype=np.float32)
-            used = np.zeros((last - first, MODE_BINS, n_v), dtype=np.bool_)
+        cpu_photon.carry(self, rays, released, modes, out)
 
-            def advance(a: int, b: int, first: int = first, last: int = last, work: Any = (bins, used)) -> None:
-                photon_kernels.carry_modes(
-                    released, rays.spreading, step, np.float32(frustum.slice_mm), modes, bin_step, first, last, a, b,
-                    state, *work,
-                )  # fmt: skip
-
-            def spread(k: int, first: int = first, work: Any = (bins, used)) -> None:
-                kernels.spread_bins(
-                    work[0][k], work[1][k], bin_step, np.float32(0.0), px[first + k], 1, out[first + k]
-                )
-
-            self._over_rows(n_v, advance)
-            self.each(spread, range(last - first))
-
-    def cones(self, rays: Rays, released: Any, cones: Sequence[Cones], out: Any) -> None:
+    def cones(self, rays: Rays, released: Any, sets: Sequence[Cones], out: Any) -> None:
         """As `Backend.cones`."""
-        frustum = rays.frustum
-        tasks = [(c, part) for c in cones for part in np.array_split(np.arange(len(c.directions)), self.threads)]
-
-        def follow(task: Any) -> Float32:
-            c, part = task
-            energy = np.zeros(frustum.shape, dtype=np.float32)
-            photon_kernels.collapsed_cones(
-                released, rays.spreading, c.directions[part], c.offsets[part], np.float32(frustum.slice_mm), c.upstream,
-                energy,
-            )  # fmt: skip
-            return energy
-
-        first, *others = self.each(follow, tasks)
-        for energy in others:
-            first += energy
-        self.settle(rays, first, out)
+        cpu_photon.cones(self, rays, released, sets, out)
 
     def settle(self, rays: Rays, released: Any, out: Any) -> None:
         """As `Backend.settle`."""
-        photon_kernels.settle(released, rays.spreading, np.float32(rays.frustum.slice_mm), out)
+        cpu_photon.settle(rays, released, out)
 
     def add_to_grid(
         self, values: Any, frustum: Frustum, to_gantry: Array, depth_mm: float, box: tuple[int, ...], out: Any
@@ -239,7 +196,7 @@ class CpuBackend:
         inside = columns[..., PADDING + 1 : PADDING + 1 + n_slice]
         np.cumsum((values * _slice_weight(frustum)).transpose(1, 2, 0), axis=2, out=inside)
         columns[..., PADDING + 1 + n_slice :] = inside[..., -1:]
-        self._over_rows(
+        self.over_rows(
             box[5] - box[4],
             lambda a, b: trace_kernels.add_to_grid(
                 columns, *_lengths(frustum, to_gantry, depth_mm), np.array(box[:4]), box[4] + a, box[4] + b, out
@@ -281,8 +238,8 @@ class CpuBackend:
             def advance(task: Any, first: int = first, last: int = last, fields: Any = fields) -> None:
                 g, rows = task
                 ray_kernels.core_interval(
-                    rays.stopping, rays.spreading, scale, step, tables.power_p[g], tables.power_q[g], PER_MM, first, last,
-                    rows, wanted[g], straight[g], offset[g], mixing[g], moments[g], *(f[g] for f in fields),
+                    rays.stopping, rays.spreading, scale, step, tables.power_p[g], tables.power_q[g], PER_MM, first,
+                    last, rows, wanted[g], straight[g], offset[g], mixing[g], moments[g], *(f[g] for f in fields),
                 )  # fmt: skip
 
             self.each(advance, tasks)
@@ -357,12 +314,13 @@ class CpuBackend:
         edges = np.linspace(0, n, min(blocks, n) + 1).astype(np.int64)
         return [np.array(pair) for pair in pairwise(edges)]
 
-    def _over_rows(self, n: int, work: Callable[[int, int], None]) -> None:
+    def over_rows(self, n: int, work: Callable[[int, int], None]) -> None:
+        """work(first, last) over blocks of n rows."""
         self.each(lambda rows: work(int(rows[0]), int(rows[1])), self._row_blocks(n, 1))
 
     def each(self, work: Callable[[Any], Any], tasks: Any) -> list[Any]:
         """work(task) for every task, on the pool unless this thread works alone; kernels release the lock."""
-        if getattr(self._local, "alone", False):
+        if self.shares == 1:
             return [work(task) for task in tasks]
         return list(self._pool.map(work, tasks))
 

@@ -303,11 +303,13 @@ class CudaBackend:
 
     def taps(self, bin_step: float, n_bin: int, excess: Any, px_mm: Any) -> tuple[Any, Any]:
         """Half kernels of all bins (row, bin, axis, tap) and their radii, for rows of pixels and excess variance."""
-        rows = len(px_mm)
-        taps = self.empty((rows, n_bin, 2, MAX_RADIUS + 1))
-        radius = self.device.xp.empty((rows, n_bin, 2), dtype=np.int32)
-        self.run(kernels.make_taps, (rows, 2, n_bin), bin_step, excess, px_mm, taps, radius)
+        taps, radius = self.half_kernels(len(px_mm), n_bin)
+        self.run(kernels.make_taps, (len(px_mm), 2, n_bin), bin_step, excess, px_mm, taps, radius)
         return taps, radius
+
+    def half_kernels(self, rows: int, n_bin: int) -> tuple[Any, Any]:
+        """Room for the half kernels of rows of pixels and bins (row, bin, axis, tap), and for their radii."""
+        return self.empty((rows, n_bin, 2, MAX_RADIUS + 1)), self.device.xp.empty((rows, n_bin, 2), dtype=np.int32)
 
     def _numbers(self, march: March) -> _Numbers:
         frustum, tables = march.rays.frustum, march.tables

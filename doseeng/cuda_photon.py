@@ -11,7 +11,7 @@ import numpy.typing as npt
 from doseeng._kernels.cuda import march as spread_kernels
 from doseeng._kernels.cuda import photon as kernels
 from doseeng.backend import Cones, Float32, Rays
-from doseeng.cpu import BIN_PIXELS, MODE_BINS
+from doseeng.cpu_photon import BIN_PIXELS, MODE_BINS
 
 if TYPE_CHECKING:
     from doseeng.cuda_backend import CudaBackend
@@ -30,7 +30,9 @@ def carry(on: CudaBackend, rays: Rays, released: Any, modes: Float32, out: Any) 
     frustum = rays.frustum
     n_slice, n_v, n_u = frustum.shape
     bin_step = BIN_PIXELS * frustum.pitch_mm
-    taps = on.taps(bin_step, MODE_BINS, on.zeros((n_slice,)), on.put(frustum.pitch_mm * frustum.magnification))
+    taps = on.half_kernels(n_slice, MODE_BINS)
+    px_mm = on.put(frustum.pitch_mm * frustum.magnification)
+    on.run(kernels.make_mode_taps, (n_slice, 2, MODE_BINS), bin_step, px_mm, *taps)
     along = (released, rays.spreading, on.step_mm(frustum), frustum.slice_mm, on.put(modes), bin_step)
     state = on.zeros((3, len(modes), n_v, n_u))
     for chunk, bins, work in on.chunks(n_slice, MODE_BINS, n_v, n_u):

@@ -24,7 +24,6 @@ import numpy.typing as npt
 from doseeng.backend import Backend, Materials, Rays
 from doseeng.beamseye import (
     Frustum,
-    frustum_around,
     gantry_to_index,
     grid_box,
     index_to_gantry,
@@ -216,11 +215,11 @@ def exposure_levels(
     fine = _rays_around(box, PRIMARY_MARGIN_MM, machine, pitch_mm, slice_mm)
     coarse = _rays_around(box, SCATTER_MARGIN_MM, machine, COARSE[0] * pitch_mm, COARSE[1] * slice_mm)
     near, far = (_fluence(beam, exposure, machine, frustum) for frustum in (fine, coarse))
-    electrons = electron_fluence(machine, coarse, far)
+    outside, electrons = far * _uncovered(coarse, fine), electron_fluence(machine, coarse, far)
     put = backend.put
     return (
         Level(fine, put(softening_factor(machine, fine)), put(near)),
-        Level(coarse, put(softening_factor(machine, coarse)), put(far), put(far * _uncovered(coarse, fine)), put(electrons)),
+        Level(coarse, put(softening_factor(machine, coarse)), put(far), put(outside), put(electrons)),
     )
 
 

@@ -82,28 +82,33 @@ def electron_fluence(machine: PhotonMachine, frustum: Frustum, fluence: Float32)
     return spread
 
 
-def cone_sets(edge_deg: Array, rows: Array, frustum: Frustum) -> tuple[Cones, Cones]:
+def cone_sets(edge_deg: Array, rows: Array, frustum: Frustum) -> tuple[Cones, ...]:
     """The downstream and the upstream directions of a kernel (rows: share, per_gcm2 of each cone) on some rays."""
-    return _directions(edge_deg, rows, frustum, False), _directions(edge_deg, rows, frustum, True)
+    angle = ring_angle(edge_deg)
+    sets = ((rows[:, 0] > 0.0) & ((angle > 90.0) == upstream) for upstream in (False, True))
+    return tuple(
+        _directions(np.flatnonzero(wanted), angle, rows, frustum, upstream)
+        for wanted, upstream in zip(sets, (False, True), strict=True)
+        if wanted.any()
+    )
 
 
-def _directions(edge_deg: Array, rows: Array, frustum: Frustum, upstream: bool) -> Cones:
-    found, offsets = [], []
-    magnification = frustum.magnification[::-1] if upstream else frustum.magnification
-    for ring, (share, per_gcm2) in enumerate(rows):
-        angle = ring_angle(edge_deg[ring], edge_deg[ring + 1])
-        if share <= 0.0 or (angle > 90.0) != upstream:
-            continue
-        tangent = abs(np.tan(np.radians(angle)))
-        for n in range(AZIMUTHS):
-            azimuth = 2.0 * np.pi * (n + 0.5 * (ring % 2) + 0.25) / AZIMUTHS
-            step = tangent * frustum.slice_mm / (frustum.pitch_mm * magnification) * [np.sin(azimuth), np.cos(azimuth)]
-            at = np.rint(np.cumsum(step, axis=0)).astype(np.int64)
-            offsets.append(np.diff(at, axis=0, prepend=0))
-            found.append((share / AZIMUTHS, per_gcm2 / MM_PER_CM, np.hypot(1.0, tangent)))
-    return Cones(np.array(found, dtype=np.float32), np.array(offsets), upstream)
+def _directions(ring: npt.NDArray[np.intp], angle_deg: Array, rows: Array, frustum: Frustum, upstream: bool) -> Cones:
+    """AZIMUTHS directions around every ring, those of neighbouring rings between each other."""
+    ring = np.repeat(ring, AZIMUTHS)
+    tangent = np.abs(np.tan(np.radians(angle_deg[ring])))
+    azimuth = 2.0 * np.pi * (np.arange(len(ring)) % AZIMUTHS + 0.5 * (ring % 2) + 0.25) / AZIMUTHS
+    across = tangent[:, None] * np.stack([np.sin(azimuth), np.cos(azimuth)], axis=1)
+    step = frustum.slice_mm / (frustum.pitch_mm * frustum.magnification[:, ::-1])
+    marched = step[::-1] if upstream else step
+    at = np.rint(across[:, None] * np.cumsum(marched, axis=0)).astype(np.int64)
+    offsets = np.diff(at, axis=1, prepend=0)
+    directions = np.stack([rows[ring, 0] / AZIMUTHS, rows[ring, 1] / MM_PER_CM, np.hypot(1.0, tangent)], axis=1)
+    by_slice = np.ascontiguousarray(offsets[:, ::-1] if upstream else offsets)
+    return Cones(directions.astype(np.float32), by_slice, upstream)
 
 
-def ring_angle(low_deg: float, high_deg: float) -> float:
-    """Polar angle that halves the solid angle between two."""
-    return float(np.degrees(np.arccos(0.5 * (np.cos(np.radians(low_deg)) + np.cos(np.radians(high_deg))))))
+def ring_angle(edge_deg: Array) -> Array:
+    """(n,) polar angles that halve the solid angle of cones between edges (n + 1,), degrees."""
+    cosine = np.cos(np.radians(edge_deg))
+    return np.asarray(np.degrees(np.arccos(0.5 * (cosine[:-1] + cosine[1:]))))

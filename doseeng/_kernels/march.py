@@ -140,7 +140,7 @@ def _add_taps(source, stride, taps, first, out):
 
 
 @njit(cache=True, nogil=True, fastmath=LINEAR)
-def _convolve(plane, used, taps_x, radius_x, taps_y, radius_y, stride, work, out):
+def convolve(plane, used, taps_x, radius_x, taps_y, radius_y, stride, work, out):
     """out (v, n) += plane (v, n) convolved along both axes; n holds `stride` interleaved images; used: (v,).
 
     taps: (MAX_RADIUS + 5,), zero beyond their radius. work: scratch of `scratch`'s shape.
@@ -184,13 +184,13 @@ def _convolve(plane, used, taps_x, radius_x, taps_y, radius_y, stride, work, out
 
 
 @njit(cache=True, nogil=True)
-def _scratch(n_v, n, stride):
-    """Work for `_convolve`: a padded row, the rows convolved along u, and a row of zeros."""
+def scratch(n_v, n, stride):
+    """Work for `convolve`: a padded row, the rows convolved along u, and a row of zeros."""
     return np.empty((n_v + 2, n + 2 * MAX_RADIUS * stride), dtype=np.float32)
 
 
 @njit(cache=True, nogil=True)
-def _taps(variance_px, taps):
+def fill_taps(variance_px, taps):
     """Fill taps (MAX_RADIUS + 5,), zero beyond their radius, which is returned."""
     taps[:] = ZERO
     return gaussian_taps(max(variance_px, ZERO), taps[: MAX_RADIUS + 1])
@@ -204,18 +204,18 @@ def spread_bins(bins, used, bin_step, excess, px_mm, stride, out):
     kernels cut at the edges: its own transpose, bin by bin.
     """
     taps_x, taps_y = np.empty(MAX_RADIUS + 5, dtype=np.float32), np.empty(MAX_RADIUS + 5, dtype=np.float32)
-    work = _scratch(bins.shape[1], bins.shape[2], stride)
+    work = scratch(bins.shape[1], bins.shape[2], stride)
     for b in range(bins.shape[0]):
         if not used[b].any():
             continue
         variance = F32(b) * F32(b) * bin_step * bin_step
-        radius_x = _taps((variance + excess) / (px_mm[0] * px_mm[0]), taps_x)
-        radius_y = _taps((variance - excess) / (px_mm[1] * px_mm[1]), taps_y)
-        _convolve(bins[b], used[b], taps_x, radius_x, taps_y, radius_y, stride, work, out)
+        radius_x = fill_taps((variance + excess) / (px_mm[0] * px_mm[0]), taps_x)
+        radius_y = fill_taps((variance - excess) / (px_mm[1] * px_mm[1]), taps_y)
+        convolve(bins[b], used[b], taps_x, radius_x, taps_y, radius_y, stride, work, out)
 
 
 @njit(cache=True, nogil=True)
-def _clear(bins, used):
+def clear(bins, used):
     """Zero the rows of bins (bin, v, n) that were written, and used (bin, v)."""
     for b in range(bins.shape[0]):
         for iv in range(bins.shape[1]):
@@ -240,7 +240,7 @@ def slab_dose(
     )  # fmt: skip
     for k in range(out.shape[0]):
         spread_bins(bins[k], used[k], bin_step, excess[k], px_mm[k], 1, out[k])
-        _clear(bins[k], used[k])
+        clear(bins[k], used[k])
 
 
 @njit(cache=True, nogil=True)
@@ -251,15 +251,15 @@ def slab_fluence(
     """The transpose of `slab_dose`: fluence += what dose (m, v, u) says of it."""
     n, n_v, n_u = dose.shape
     bins = np.zeros((n, n_bin, n_v, n_u), dtype=np.float32)
-    work = _scratch(n_v, n_u, 1)
+    work = scratch(n_v, n_u, 1)
     everywhere = np.ones(n_v, dtype=np.bool_)
     taps_x, taps_y = np.empty(MAX_RADIUS + 5, dtype=np.float32), np.empty(MAX_RADIUS + 5, dtype=np.float32)
     for k in range(n):
         for b in range(n_bin):
             variance = F32(b) * F32(b) * bin_step * bin_step
-            radius_x = _taps((variance + excess[k]) / (px_mm[k, 0] * px_mm[k, 0]), taps_x)
-            radius_y = _taps((variance - excess[k]) / (px_mm[k, 1] * px_mm[k, 1]), taps_y)
-            _convolve(dose[k], everywhere, taps_x, radius_x, taps_y, radius_y, 1, work, bins[k, b])
+            radius_x = fill_taps((variance + excess[k]) / (px_mm[k, 0] * px_mm[k, 0]), taps_x)
+            radius_y = fill_taps((variance - excess[k]) / (px_mm[k, 1] * px_mm[k, 1]), taps_y)
+            convolve(dose[k], everywhere, taps_x, radius_x, taps_y, radius_y, 1, work, bins[k, b])
     collect(
         bins, tables, level_variance, per_mm, rsp, scale, step_mm, wet, mixed, spread, lane_mean, residual, bin_step,
         active, fluence,
@@ -303,14 +303,14 @@ def move_fluence(fluence, jump, lanes, bin_step, px_mm, bins, used):
                 _hat_weights(b, bin_step, n_bin, p, q, lanes, here, cell[b - first])
     fluence[:] = ZERO
     spread_bins(bins, used, bin_step, ZERO, px_mm, LANES, fluence.reshape(n_v, n_u * LANES))
-    _clear(bins, used)
+    clear(bins, used)
 
 
 @njit(cache=True, nogil=True, fastmath=LINEAR)
 def move_back(fluence, jump, lanes, bin_step, px_mm, n_bin):
     """The transpose of `move_fluence`, in place."""
     n_v, n_u, _ = fluence.shape
-    work = _scratch(n_v, n_u * LANES, LANES)
+    work = scratch(n_v, n_u * LANES, LANES)
     one_bin = np.empty((n_v, n_u * LANES), dtype=np.float32)
     source = fluence.copy().reshape(n_v, n_u * LANES)
     fluence[:] = ZERO
@@ -327,10 +327,10 @@ def move_back(fluence, jump, lanes, bin_step, px_mm, n_bin):
         if not wanted[n]:
             continue
         variance = F32(n) * F32(n) * bin_step * bin_step
-        radius_x = _taps(variance / (px_mm[0] * px_mm[0]), taps_x)
-        radius_y = _taps(variance / (px_mm[1] * px_mm[1]), taps_y)
+        radius_x = fill_taps(variance / (px_mm[0] * px_mm[0]), taps_x)
+        radius_y = fill_taps(variance / (px_mm[1] * px_mm[1]), taps_y)
         one_bin[:] = ZERO
-        _convolve(source, everywhere, taps_x, radius_x, taps_y, radius_y, LANES, work, one_bin)
+        convolve(source, everywhere, taps_x, radius_x, taps_y, radius_y, LANES, work, one_bin)
         for iv in range(n_v):
             for iu in range(n_u):
                 for l in range(LANES):

@@ -7,7 +7,7 @@ relative to water, so density times mm is mm of water.
 import numpy as np
 from numba import njit
 
-from doseeng._kernels.march import LINEAR
+from doseeng._kernels.march import LINEAR, MAX_RADIUS, clear, convolve, fill_taps, scratch
 from doseeng._kernels.scalar import (
     LEAST_DENSITY,
     ZERO,
@@ -15,9 +15,10 @@ from doseeng._kernels.scalar import (
     decay,
     dose_of,
     freed_per_mm,
+    mode_bin,
     mode_deposit,
     mode_moments,
-    width_bin,
+    mode_width,
 )
 
 
@@ -75,7 +76,7 @@ def carry_modes(
                     keep, kept = decay(per_mm * rho * h)
                     given, square = mode_deposit(m0, m1, m2, fresh, h, keep, kept)
                     if given > ZERO:
-                        b, up = width_bin(spread * square / given, bin_step, n_bin)
+                        b, up = mode_bin(given, square, spread, rho, bin_step, n_bin)
                         dose = dose_of(given, rho, slice_mm)
                         upper = dose * up
                         bins[k - first, b, iv, iu] += dose - upper
@@ -84,6 +85,21 @@ def carry_modes(
                         used[k - first, b + 1, iv] = True
                     m0, m1, m2 = mode_moments(m0, m1, m2, fresh, h, keep, kept)
                 state[iv, n, iu, 0], state[iv, n, iu, 1], state[iv, n, iu, 2] = m0, m1, m2
+
+
+@njit(cache=True, nogil=True)
+def spread_modes(bins, used, bin_step, px_mm, out):
+    """out (v, u) += every width bin (bin, v, u), convolved with its Gaussian; bins and used (bin, v) are zero after."""
+    taps = np.empty((2, MAX_RADIUS + 5), dtype=np.float32)
+    radius = np.empty(2, dtype=np.int64)
+    work = scratch(bins.shape[1], bins.shape[2], 1)
+    for b in range(bins.shape[0]):
+        if used[b].any():
+            width = mode_width(b, bin_step)
+            for axis in range(2):
+                radius[axis] = fill_taps(width * width / (px_mm[axis] * px_mm[axis]), taps[axis])
+            convolve(bins[b], used[b], taps[0], radius[0], taps[1], radius[1], 1, work, out)
+    clear(bins, used)
 
 
 @njit(cache=True, nogil=True)

@@ -26,6 +26,10 @@ TABLE_MARGIN = F32(1.001)
 
 LEAST_DENSITY = F32(1e-5)
 """Photons deposit nothing where there is less than a hundredth of the density of air."""
+NO_SPREAD_DENSITY = F32(0.02)
+"""Air has 0.001 of the density of water, lung 0.2."""
+MODE_GROWTH = F32(0.08)
+"""Width bins of pencil modes: each next step is longer by twice this share of the first."""
 
 
 @njit(cache=True, inline="always")
@@ -238,6 +242,29 @@ def mode_moments(m0, m1, m2, fresh, h, keep, kept):
     flying = fresh * kept
     after1, after2 = (m1 + h * m0) * keep + flying * h * HALF, (m2 + h * (m1 + m1 + h * m0)) * keep
     return m0 * keep + flying, after1, after2 + flying * h * h * THIRD
+
+
+@njit(cache=True, inline="always")
+def mode_width(b, step):
+    """Standard deviation of width bin b of pencil modes; bins grow with their width, by `step` at first."""
+    return step * F32(b) * (ONE + MODE_GROWTH * F32(b))
+
+
+@njit(cache=True, inline="always")
+def mode_bin(given, square, spread, density, step, n_bin):
+    """(lower width bin, share of the bin above it) of a deposit as `mode_deposit` tells it; linear in variance.
+
+    What is deposited in air stays on its ray: its width grows without end there and matters to no one.
+    """
+    if density < NO_SPREAD_DENSITY:
+        return 0, ZERO
+    variance = spread * square / given
+    width = np.sqrt(variance)
+    b = int((np.sqrt(ONE + F32(4.0) * MODE_GROWTH * width / step) - ONE) / (TWO * MODE_GROWTH))
+    if b >= n_bin - 1:
+        return n_bin - 2, ONE
+    low, high = mode_width(b, step), mode_width(b + 1, step)
+    return b, min(max((variance - low * low) / (high * high - low * low), ZERO), ONE)
 
 
 @njit(cache=True, inline="always")

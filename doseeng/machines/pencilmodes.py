@@ -25,7 +25,9 @@ DIRECTIONS: Final = 4
 NO_LAG_RADIUS: Final = 1.0 / 3.0
 """Mean distance between two points of a slice, in slices."""
 PRIMARY_START: Final = ((0.3, 6.0, 0.5), (0.4, 3.5, 0.2), (0.3, 2.5, 0.05))
-SCATTER_START: Final = ((0.1, 2.0, 300.0), (0.1, 0.2, 5.0), (0.4, 0.04, 0.3), (0.1, 0.04, 0.001), (0.3, 0.03, 0.03))
+SCATTER_START: Final = (
+    (0.1, 2.0, 300.0), (0.1, 0.2, 5.0), (0.3, 0.04, 0.4), (0.1, 0.03, 0.1), (0.2, 0.03, 0.02), (0.1, 0.04, 0.001),
+)  # fmt: skip
 """Share, per_gcm2 and spread that the fits start from."""
 LOWEST: Final = (1e-3, 0.01, 1e-4)
 HIGHEST: Final = (1.0, 10.0, 1000.0)

@@ -75,8 +75,8 @@ class LeafModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WedgeModel:
-    """A wedge. id, angle_deg: as plans name it. position_mm (n,): distance from the axis in the isocentre plane, towards
-    the toe positive, ascending; transmission (n,): energy fluence behind it over without it."""
+    """A wedge. id, angle_deg: as plans name it. position_mm (n,): distance from the axis in the isocentre plane,
+    towards the toe positive, ascending; transmission (n,): energy fluence behind it over without it."""
 
     id: str
     angle_deg: float
@@ -86,8 +86,8 @@ class WedgeModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cones:
-    """Point kernel in water: energy per steradian and g/cm2 of radius r at an angle to the photon,
-    share / (2 pi (cos edge0 - cos edge1)) * per_gcm2 * exp(-per_gcm2 r) for primary electrons and for scattered photons.
+    """Point kernel in water: energy per steradian and g/cm2 of radius r at an angle to the photon, share / (2 pi (cos
+    edge0 - cos edge1)) * per_gcm2 * exp(-per_gcm2 r), for primary electrons and for scattered photons.
 
     edge_deg: (n + 1,) polar angles between cones, 0 to 180. primary, scatter: (n, 2) rows of share and per_gcm2. Shares
     of primary energy sum to 1; those of scatter are amplitudes within 30 cm and sum to more. Collapsed cone kernels:

@@ -28,7 +28,7 @@ LIBRARY: Final = Path(__file__).resolve().parent.parent / "data" / "photons" / "
 EDGES_DEG: Final = (0.0, 7.5, 15.0, 22.5, 30.0, 37.5, 45.0, 52.5, 60.0, 75.0, 90.0, 105.0, 120.0, 150.0, 180.0)
 FARTHEST_CM: Final = 30.0
 """Scatter kernels are fitted so far; one exponential falls too slowly beyond."""
-HARDENING_CM: Final = 5.0
+HARDENING_CM: Final = 10.0
 """Kernels of a spectrum are those behind this much water; deeper, only the release hardens."""
 
 

@@ -116,7 +116,7 @@ def test_convolution_is_that_of_scipy_cut_at_the_edges(radius: int, stride: int)
     # Scratch holds whatever it held before.
     work = np.full((n_v + 2, n_u * stride + 2 * MAX_RADIUS * stride), np.nan, dtype=np.float32)
     plane = image.reshape(n_v, -1)
-    march._convolve(plane, used, taps[0], radius, taps[1], radius, stride, work, out)
+    march.convolve(plane, used, taps[0], radius, taps[1], radius, stride, work, out)
     expected = convolve1d(image.astype(float), whole(taps[0, : radius + 1]), axis=1, mode="constant")
     expected = convolve1d(expected, whole(taps[1, : radius + 1]), axis=0, mode="constant")
     np.testing.assert_allclose(out - 0.5, expected.reshape(n_v, -1), rtol=1e-5, atol=1e-5 * max(expected.max(), 1.0))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from doseeng._kernels.photon import carry_modes, collapsed_cones, release, settle
+from doseeng._kernels.scalar import mode_width
 from doseeng.backend import Cones, Float32, Rays
 from doseeng.beamseye import Frustum
 from doseeng.cpu import CpuBackend
@@ -88,7 +89,7 @@ class Carried:
             parts.append(bins[..., 0, 0])
         self.dose = np.concatenate(parts).astype(float)
         self.energy = self.dose.sum(axis=1) * np.asarray(density) * slice_mm
-        squares = (bin_step * np.arange(N_BINS)) ** 2
+        squares = np.array([mode_width(b, F32(bin_step)) for b in range(N_BINS)], dtype=float) ** 2
         self.variance = self.dose @ squares / np.maximum(self.dose.sum(axis=1), 1e-30)
 
     @property

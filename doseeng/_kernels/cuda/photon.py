@@ -10,7 +10,7 @@ from doseeng._kernels.scalar import LEAST_DENSITY, ZERO
 
 decay, freed_per_mm, dose_of = (DEVICE[n] for n in ("decay", "freed_per_mm", "dose_of"))
 mode_deposit, mode_moments, cone_step = (DEVICE[n] for n in ("mode_deposit", "mode_moments", "cone_step"))
-width_bin = DEVICE["width_bin"]
+mode_bin, mode_width, gaussian_taps = (DEVICE[n] for n in ("mode_bin", "mode_width", "gaussian_taps"))
 
 
 @kernel(F2, F3, F2, F2, F1, F, F3)
@@ -49,7 +49,7 @@ def carry_modes(first, released, density, step_mm, slice_mm, modes, bin_step, st
         keep, kept = decay(per_mm * rho * h)
         given, square = mode_deposit(m0, m1, m2, fresh, h, keep, kept)
         if given > ZERO:
-            b, up = width_bin(spread * square / given, bin_step, n_bin)
+            b, up = mode_bin(given, square, spread, rho, bin_step, n_bin)
             dose = dose_of(given, rho, slice_mm)
             cuda.atomic.add(bins, (at, b, v, u), dose - dose * up)
             cuda.atomic.add(bins, (at, b + 1, v, u), dose * up)
@@ -59,6 +59,15 @@ def carry_modes(first, released, density, step_mm, slice_mm, modes, bin_step, st
     state[0, n, v, u] = m0
     state[1, n, v, u] = m1
     state[2, n, v, u] = m2
+
+
+@kernel(F, F2, F4, I3)
+def make_mode_taps(bin_step, px_mm, taps, radius):
+    """Half kernels (row, bin, axis, tap) of every width bin of modes in pixels px_mm (row, axis), and their radii."""
+    b, axis, row = cuda.grid(3)
+    if b < taps.shape[1] and axis < 2 and row < taps.shape[0]:
+        pixels = mode_width(b, bin_step) / px_mm[row, axis]
+        radius[row, b, axis] = gaussian_taps(pixels * pixels, taps[row, b, axis])
 
 
 @cuda.jit(device=True)

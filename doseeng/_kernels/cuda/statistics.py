@@ -35,10 +35,11 @@ def accumulate(dose, scale, count, minimum, maximum, mean, squares):
 def histogram(dose, scale, points, weight, structure, step, scenario, out):
     """out (scenario, structure, bin) += weight of every point in the bin of its trilinear dose; the last bin is open.
 
-    points: (n, 3) fractional index x, y, z; structure: (n,). Points outside the grid are left out.
+    points: (n, 3) fractional index x, y, z; structure: (n,). Points outside the grid are left out, and threads
+    beyond the first row: blocks are two-dimensional.
     """
-    p, _, _ = cuda.grid(3)
-    if p < points.shape[0]:
+    p, row, _ = cuda.grid(3)
+    if p < points.shape[0] and row == 0:
         value = trilinear(dose, points[p, 0], points[p, 1], points[p, 2], OUTSIDE) * scale
         if value >= ZERO:
             b = smaller(int(value * (ONE + ROUNDING) / step), out.shape[2] - 1)
