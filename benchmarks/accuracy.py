@@ -1,7 +1,8 @@
-"""Accuracy against Monte Carlo: `python -m benchmarks.accuracy proton DIR [--json]`.
+"""Accuracy against Monte Carlo: `python -m benchmarks.accuracy proton|photon DIR [--json]`.
 
-Gamma is global to the reference's maximum above a 10 % threshold; every reference point is searched in the computed
-dose. Voxels below 0.1 g/cm3 (air) are left out: the reference is noisy there. Nothing is normalised.
+What is said of photons stands in `benchmarks.photon_accuracy`. Protons: gamma is global to the reference's maximum
+above a 10 % threshold; every reference point is searched in the computed dose. Voxels below 0.1 g/cm3 (air) are left
+out: the reference is noisy there. Nothing is normalised.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import photon_accuracy
 from benchmarks.mc_case import McCase, find_tables, is_case_file, read_mc_case, reference_hu_table, reference_machine
 from doseeng.gamma import gamma
 from doseeng.grid import Grid, Volume, beam_frame, resample
@@ -30,12 +32,15 @@ SIGMA_DEPTHS = (0.1, 0.5, 0.9)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run every case file of a folder and print one row each."""
+    """Run every case file of a folder and print one row each, or the tables of photons."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
-    parser.add_argument("particle", choices=["proton"])
+    parser.add_argument("particle", choices=["proton", "photon"])
     parser.add_argument("folder", type=Path, help="folder of case files (.npz), such as ../shared/data/proton_mc")
     parser.add_argument("--json", action="store_true", help="print results as JSON")
+    parser.add_argument("--peer", action="store_true", help="photons: beside pyRadPlan, which is installed if needed")
     options = parser.parse_args(arguments)
+    if options.particle == "photon":
+        return photon_accuracy.report(options.folder, options.json, options.peer)
     files = [p for p in sorted(options.folder.glob("*.npz")) if is_case_file(p)]
     if not files:
         print(f"no case file (.npz with dose_gy, hu, spots) in {options.folder}", file=sys.stderr)

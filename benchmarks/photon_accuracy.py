@@ -3,14 +3,14 @@
 The reference's machine is a point with a known spectrum (see `benchmarks.photon_case`); nothing is fitted to any case.
 Doses of one algorithm and beam quality share ONE factor, the mean ratio at 50 to 200 mm on the axis of the 10x10 field
 in water, so that output factors and slabs are absolute against it. Computed doses are averaged over the bins of the
-reference. Deviations are local, computed over reference, within layers of the phantom: 2 mm beside interfaces and the
-first 15 mm are left out. Tables:
+reference. Deviations are local, computed over reference; the first 15 mm, the last 20 mm ("exit") and 2 mm beside
+interfaces are left out. After +- stands the noise of the reference there (1 sigma), after @ the depth in mm. Tables:
 
 * axis: fields summed up from pencil beams, 0.2 % of noise. In percent of the maximum, the build-up counts too.
-* direct: fields as they are, noise 0.6 to 1.2 % per bin of the axis (1 sigma, written after +-). Worst deviations are
-  those of running means over 20 mm, which lie within one layer, beside their own noise; "within" is the share of single
-  bins that are no farther off than 1.5 % and 2 sigma. Profiles are means over 20 mm of depth; worst in the inner 80 %
-  of the field after a running mean of 10 mm.
+* direct: fields as they are, noise 0.6 to 1.2 % per bin of the axis. Worst deviations are those of running means over
+  20 mm within one layer; "within" is the share of single bins that are no farther off than 1.5 % and 2 sigma. Profiles
+  are means over 20 mm of depth within one layer: the difference of the 80 to 20 % width of the penumbra, and across the
+  inner 80 % of the field the worst deviation of a running mean over 10 mm, both profiles scaled to their inner half.
 * inhomogeneity (`--peer`): dose in the slab over dose in water, in which the spectrum cancels, beside pyRadPlan's
   pencil beam with its own generic 6 MV machine.
 """
@@ -18,13 +18,15 @@ first 15 mm are left out. Tables:
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
@@ -36,6 +38,7 @@ from benchmarks.photon_case import (
     AxisCase,
     DirectCase,
     Field,
+    Layer,
     axis_cases,
     direct_cases,
     open_beam,
@@ -49,14 +52,17 @@ from doseeng.grid import Grid, Volume
 from doseeng.photon import Algorithm, PhotonSettings, prepare_photon_beam
 
 Row = dict[str, Any]
+Mask = npt.NDArray[np.bool_]
 
 BUILD_UP_MM = 15.0
+EXIT_MM = 20.0
 INTERFACE_MM = 2.0
 NORMALISED_MM = (50.0, 200.0)
 OUTPUT_MM = (90.0, 110.0)
 WINDOW_MM = 20.0
 PROFILE_WINDOW_MM = 10.0
 MID_LUNG_MM = (80.0, 120.0)
+LUNG_END_MM = 150.0
 BEHIND_MM = (20.0, 50.0)
 """Depths behind a slab, from its end."""
 GOAL = 0.015
@@ -67,21 +73,21 @@ PENUMBRA = (0.8, 0.2)
 
 @dataclass(frozen=True, slots=True)
 class Worst:
-    """The largest deviation, its noise and where it is: shares of the dose and mm."""
+    """The largest deviation (percent of dose, or mm), its noise and the depth."""
 
     value: float
     sigma: float
     at_mm: float
 
     def __str__(self) -> str:
-        return f"{100 * self.value:+.1f} ± {100 * self.sigma:.1f} @ {self.at_mm:.0f}"
+        return f"{self.value:+.1f} ± {self.sigma:.1f} @ {self.at_mm:.0f}"
 
 
 def report(folder: Path, as_json: bool, with_peer: bool) -> int:
     """Evaluate the references in a folder and print them; the exit code is 1 when there are none."""
     axes, directs = list(axis_cases(folder)), list(direct_cases(folder))
     if not axes or not directs:
-        print(f"no direct_*.npz and pencil_*.npz in {folder}")
+        print(f"no direct_*.npz and pencil_*.npz in {folder}", file=sys.stderr)
         return 1
     factors = {(a, q): factor(a, q, axes) for a in Algorithm for q in {case.field.quality for case in axes}}
     results: dict[str, list[Row]] = {
@@ -91,7 +97,7 @@ def report(folder: Path, as_json: bool, with_peer: bool) -> int:
     if with_peer:
         results["inhomogeneity"] = list(inhomogeneity(axes))
     if as_json:
-        print(json.dumps(results, indent=2, default=str))
+        print(json.dumps(results, indent=2, default=asdict))
         return 0
     for title, rows in results.items():
         Console(width=170).print(_as_table(f"Photons against Monte Carlo: {title}", rows))
@@ -154,23 +160,24 @@ def axis_figures(case: AxisCase, algorithm: Algorithm, scale: float) -> Row:
     share = (computed - case.dose) / case.dose.max()
     away = _in_layers(field, depth)
 
-    def worst(where: Array) -> Worst:
+    def worst(where: Mask) -> Worst:
         return _worst(deviation, sigma, depth, where & away)
 
     row: Row = {
         "case": field.name,
         "algorithm": algorithm.value,
-        "output %": f"{100 * deviation[_between(depth, OUTPUT_MM)].mean():+.2f}",
-        "worst %": worst(depth > BUILD_UP_MM),
-        "worst % of max": _worst(share, case.sigma / case.dose.max(), depth, depth > 0.0),
-        "rms %": f"{100 * np.sqrt(np.mean(deviation[away] ** 2)):.2f}",
+        "output %": _percent(deviation[_between(depth, OUTPUT_MM)].mean()),
+        "worst %": worst(away),
+        "worst % of max": _worst(share, case.sigma / case.dose.max(), depth, depth < SIDE_MM - EXIT_MM),
+        "rms %": _percent(_rms(deviation[away])),
+        "exit %": _percent(deviation[depth > SIDE_MM - EXIT_MM].mean()),
     }
     if field.slab is not None:
         end = field.slab.stop_mm
         row["worst in slab %"] = worst(_between(depth, (field.slab.start_mm, end)))
         row["mid-lung %"] = worst(_between(depth, MID_LUNG_MM)) if field.slab.material == "lung" else ""
         behind = _between(depth, (end + BEHIND_MM[0], end + BEHIND_MM[1]))
-        row["behind %"] = f"{100 * deviation[behind].mean():+.2f}"
+        row["behind %"] = _percent(deviation[behind].mean())
     return row
 
 
@@ -189,14 +196,12 @@ def direct_figures(case: DirectCase, algorithm: Algorithm, scale: float) -> Row:
         "case": field.name,
         "algorithm": algorithm.value,
         "worst %": _worst(means, noises, centres, centres > 0.0),
-        "rms %": f"{100 * np.sqrt(np.mean(deviation[away] ** 2)):.2f}",
-        "noise %": f"{100 * np.sqrt(np.mean(noise[away] ** 2)):.2f}",
-        "within %": f"{100 * np.mean((np.abs(deviation) <= GOAL + 2.0 * noise)[away]):.0f}",
+        "rms %": _percent(_rms(deviation[away])),
+        "noise %": _percent(_rms(noise[away])),
+        "within %": _percent(np.mean((np.abs(deviation) <= GOAL + 2.0 * noise)[away])),
     }
-    edges, insides = zip(*(_profile_figures(case, computed, at) for at in PROFILE_DEPTHS_MM), strict=True)
-    row["Δ penumbra mm"] = " ".join(f"{value:+.1f}" for value, _ in edges)
-    row["± mm"] = f"{np.mean([error for _, error in edges]):.1f}"
-    row["across %"] = max(insides, key=lambda w: abs(w.value))
+    profiles = [_profile_figures(case, computed, at) for at in PROFILE_DEPTHS_MM if _in_one_layer(field, at)]
+    row["Δ penumbra mm"], row["across %"] = (max(p, key=lambda w: abs(w.value)) for p in zip(*profiles, strict=True))
     slab = field.slab
     in_slab = np.zeros(len(centres), dtype=bool) if slab is None else _between(centres, (slab.start_mm, slab.stop_mm))
     if in_slab.any():
@@ -218,22 +223,25 @@ def _running(case: DirectCase, found: Array, expected: Array, sigma: Array) -> I
             yield low[first] + 0.5 * WINDOW_MM, length @ found[at] / total - 1.0, noise
 
 
-def _usable(layer: Any) -> tuple[float, float]:
+def _usable(layer: Layer) -> tuple[float, float]:
     """Depths of a layer that are compared."""
     start = BUILD_UP_MM if layer.start_mm == 0.0 else layer.start_mm + INTERFACE_MM
-    return start, layer.stop_mm - (INTERFACE_MM if layer.stop_mm < SIDE_MM else 0.0)
+    return start, layer.stop_mm - (INTERFACE_MM if layer.stop_mm < SIDE_MM else EXIT_MM)
 
 
-def _in_layers(field: Field, depth: Array) -> Array:
+def _in_layers(field: Field, depth: Array) -> Mask:
     """True at the depths that are compared."""
     return np.any([_between(depth, _usable(layer)) for layer in field.layers], axis=0)
 
 
-def _profile_figures(case: DirectCase, computed: Array, at_mm: float) -> tuple[tuple[float, float], Worst]:
-    """Difference of the penumbra's width in mm with its noise, and the worst deviation inside the field, at a depth.
+def _in_one_layer(field: Field, at_mm: float) -> bool:
+    """True when no interface lies in the window around a depth."""
+    half = 0.5 * WINDOW_MM
+    return any(layer.start_mm <= at_mm - half and at_mm + half <= layer.stop_mm for layer in field.layers)
 
-    The worst deviation is the shape's: both profiles are scaled to their means over the inner half of the field.
-    """
+
+def _profile_figures(case: DirectCase, computed: Array, at_mm: float) -> tuple[Worst, Worst]:
+    """Difference of the penumbra's width in mm, and the worst deviation inside the field, of the profile at a depth."""
     depth, x = _middle(case.depth_edge_mm), _middle(case.x_edge_mm)
     length = np.diff(case.depth_edge_mm) * _between(depth, (at_mm - 0.5 * WINDOW_MM, at_mm + 0.5 * WINDOW_MM))
     found, expected = length @ computed, length @ case.dose
@@ -241,14 +249,14 @@ def _profile_figures(case: DirectCase, computed: Array, at_mm: float) -> tuple[t
     half = 0.5 * case.field.side_mm * (1.0 + at_mm / 1000.0)
     middle = _means(case.x_edge_mm, np.array([-0.5 * half, 0.5 * half]))[0]
     found, sigma, expected = found / (found @ middle), sigma / (expected @ middle), expected / (expected @ middle)
-    widths = [_penumbra(x, profile, sigma) for profile in (found, expected)]
+    (wide, _), (width, error) = (_penumbra(x, profile, sigma) for profile in (found, expected))
     span = case.x_edge_mm[:-1]
     starts = span[(span >= -INNER * half - 1e-3) & (span + PROFILE_WINDOW_MM <= INNER * half + 1e-3)]
     windows = np.array([_means(case.x_edge_mm, np.array([s, s + PROFILE_WINDOW_MM]))[0] for s in starts])
     means = windows @ expected
     deviation, noise = windows @ found / means - 1.0, np.sqrt(windows**2 @ sigma**2) / means
     worst = _worst(deviation, noise, starts + 0.5 * PROFILE_WINDOW_MM, np.ones(len(starts), dtype=bool))
-    return (widths[0][0] - widths[1][0], widths[1][1]), Worst(worst.value, worst.sigma, at_mm)
+    return Worst(wide - width, error, at_mm), Worst(worst.value, worst.sigma, at_mm)
 
 
 def _penumbra(x: Array, profile: Array, sigma: Array) -> tuple[float, float]:
@@ -273,23 +281,21 @@ def inhomogeneity(cases: list[AxisCase]) -> Iterator[Row]:
     sides = (30.0, 100.0)
     water, slab = (_peer_axis(phantom, sides) for phantom in ("water", "lungslab"))
     reference = {case.field: case for case in cases}
+    behind = (LUNG_END_MM + BEHIND_MM[0], LUNG_END_MM + BEHIND_MM[1])
     for n, side in enumerate(sides):
         fields = [Field(phantom, "mohan6", side) for phantom in ("lungslab", "water")]
-        edge, layer = reference[fields[0]].depth_edge_mm, fields[0].slab
-        assert layer is not None
-        end = layer.stop_mm
-        depth = _middle(edge)
+        depth = _middle(reference[fields[0]].depth_edge_mm)
         ratios = {
             "Monte Carlo": reference[fields[0]].dose / reference[fields[1]].dose,
             **{a.value: np.divide(*(_binned(reference[f], a) for f in fields)) for a in Algorithm},
             "pyRadPlan": np.interp(depth, water[0], slab[1][n] / water[1][n]),
         }
         for name, ratio in ratios.items():
-            row: Row = {"field": f"{side / 10:g}x{side / 10:g}", "dose": name}
-            for what, span in (("mid-lung", MID_LUNG_MM), ("behind", (end + BEHIND_MM[0], end + BEHIND_MM[1]))):
-                value, truth = (r[_between(depth, span)].mean() for r in (ratio, ratios["Monte Carlo"]))
-                row[what] = f"{value:.3f}"
-                row[f"{what} off by %"] = f"{100 * (value / truth - 1):+.1f}"
+            row: Row = {"case": fields[0].name, "dose": name}
+            for what, span in (("mid-lung", MID_LUNG_MM), ("behind", behind)):
+                value, truth = (float(r[_between(depth, span)].mean()) for r in (ratio, ratios["Monte Carlo"]))
+                row[what] = round(value, 3)
+                row[f"{what} off by %"] = _percent(value / truth - 1.0)
             yield row
 
 
@@ -309,21 +315,29 @@ def _middle(edge: Array) -> Array:
     return 0.5 * (edge[1:] + edge[:-1])
 
 
-def _between(value: Array, span: tuple[float, float]) -> Array:
+def _between(value: Array, span: tuple[float, float]) -> Mask:
     return (value > span[0]) & (value < span[1])
 
 
-def _worst(deviation: Array, sigma: Array, at_mm: Array, where: Array) -> Worst:
+def _worst(deviation: Array, sigma: Array, at_mm: Array, where: Mask) -> Worst:
     places = np.flatnonzero(where)
     worst = places[np.abs(deviation[places]).argmax()]
-    return Worst(float(deviation[worst]), float(sigma[worst]), float(at_mm[worst]))
+    return Worst(_percent(deviation[worst]), _percent(sigma[worst]), float(at_mm[worst]))
+
+
+def _percent(share: float) -> float:
+    return round(100.0 * float(share), 2)
+
+
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(values**2)))
 
 
 def _as_table(title: str, rows: list[Row]) -> Table:
     table = Table(title=title)
     headings = list(dict.fromkeys(key for row in rows for key in row))
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("case", "algorithm", "field", "dose") else "right")
+        table.add_column(heading, justify="left" if heading in ("case", "algorithm", "dose") else "right")
     for row in rows:
         table.add_row(*(str(row.get(key, "")) for key in headings))
     return table

@@ -12,7 +12,7 @@ reference, both in Gy cm2 per photon, so that all of one beam quality are absolu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -23,9 +23,10 @@ from benchmarks.mohan import energy_fluence
 from doseeng import photonphysics
 from doseeng.grid import Grid, Volume
 from doseeng.machines.pencilmodes import modes_of
-from doseeng.machines.photonmodel import Electrons, Jaws, PhotonMachine, Reference, Source
+from doseeng.machines.photonmodel import Electrons, Jaws, Modes, PhotonMachine, Reference, Source
 from doseeng.machines.pointkernels import cones_of
 from doseeng.materials import PhotonMaps
+from doseeng.photonkernels import transport_tables
 from doseeng.plan import PhotonBeam
 
 Array = npt.NDArray[np.float64]
@@ -33,7 +34,7 @@ Array = npt.NDArray[np.float64]
 SSD_MM = 1000.0
 SIDE_MM = 300.0
 """Extent of the phantom in every direction."""
-AIR_MM = 20.0
+AIR_MM = 24.0
 """Air of the image above the surface, as in any CT."""
 IMAGE_MM = (2.5, 2.0, 2.5)
 """Voxels (x, y, z) of the image; the faces of the slabs fall between them. Depth is along patient y."""
@@ -168,10 +169,9 @@ def circle_in_square_mm2(radius_mm: Array, half_mm: float) -> Array:
 def open_beam(field: Field) -> PhotonBeam:
     """100 MU of the field from gantry 0, isocentre at the origin, on the surface."""
     still, jaws = np.zeros(2), np.tile([-0.5 * field.side_mm, 0.5 * field.side_mm], (2, 1))
-    energy_mv = float(field.quality.removeprefix("mohan"))
     return PhotonBeam(
-        1, field.name, field.quality, energy_mv, "STANDARD", "STATIC", SSD_MM, 100.0, np.array([0.0, 1.0]),
-        np.zeros((2, 3)), still, still, still, jaws, jaws,
+        1, field.name, field.quality, _energy_mv(field.quality), "STANDARD", "STATIC", SSD_MM, 100.0,
+        np.array([0.0, 1.0]), np.zeros((2, 3)), still, still, still, jaws, jaws,
     )  # fmt: skip
 
 
@@ -182,37 +182,37 @@ def reference_photon_machine(quality: str) -> PhotonMachine:
     Nothing is fitted to the references: kernels follow from the spectrum. Its dose per MU has no meaning.
     """
     energy_mev, weight = energy_fluence(quality)
-    depth_mm = np.arange(301.0)
-    attenuation, absorption = (
-        per(energy_mev) / MM_PER_CM
-        for per in (photonphysics.water_attenuation_cm2_g, photonphysics.water_absorption_cm2_g)
-    )
-    left = np.exp(-np.outer(depth_mm, attenuation)) * weight
-    cones = cones_of(energy_mev, weight)
-    return PhotonMachine(
+    unfitted = Modes(np.ones((1, 3)), np.ones((1, 3)))
+    machine = PhotonMachine(
         quality, "1", "point source of the Monte Carlo references", "Mohan et al., Med Phys 12 (1985) 592",
-        energy_mv=float(quality.removeprefix("mohan")), fluence_mode="STANDARD", source_axis_mm=SSD_MM,
+        energy_mv=_energy_mv(quality), fluence_mode="STANDARD", source_axis_mm=SSD_MM,
         reference=Reference(SSD_MM, 100.0, 100.0, 0.01), spectrum_mev=energy_mev, spectrum_weight=weight,
         softening=0.0, profile_mm=np.array([0.0, 500.0]), profile=np.ones(2),
         head=Source((0.0, 0.0), 0.0, 1.0, 100.0), electrons=Electrons(0.0, 10.0, 0.0), jaws=Jaws(0.0, 400.0, 300.0),
-        leaves=(), wedges=(), cones=cones,
-        modes=modes_of(cones, left @ absorption, left @ (attenuation - absorption)),
+        leaves=(), wedges=(), cones=cones_of(energy_mev, weight), modes=unfitted,
     )  # fmt: skip
+    released = transport_tables(machine)
+    primary, scatter = (table.astype(np.float64) for table in (released.primary, released.scatter))
+    return replace(machine, modes=modes_of(machine.cones, primary, scatter))
 
 
-def image_grid() -> Grid:
+def _energy_mv(quality: str) -> float:
+    return float(quality.removeprefix("mohan"))
+
+
+def image_grid(spacing_mm: tuple[float, float, float]) -> Grid:
     """The phantom and the air above it; the surface is at y = 0."""
-    dx, dy, dz = IMAGE_MM
+    dx, dy, dz = spacing_mm
     shape = (round(SIDE_MM / dz), round((SIDE_MM + AIR_MM) / dy), round(SIDE_MM / dx))
-    return Grid(shape, IMAGE_MM, (0.5 * (dx - SIDE_MM), 0.5 * dy - AIR_MM, 0.5 * (dz - SIDE_MM)))
+    return Grid(shape, spacing_mm, (0.5 * (dx - SIDE_MM), 0.5 * dy - AIR_MM, 0.5 * (dz - SIDE_MM)))
 
 
 @cache
-def phantom_maps(phantom: str, quality: str) -> PhotonMaps:
+def phantom_maps(phantom: str, quality: str, spacing_mm: tuple[float, float, float] = IMAGE_MM) -> PhotonMaps:
     """What photons of a quality feel of a phantom, from the composition of its materials."""
     machine = reference_photon_machine(quality)
     energy_mev = photonphysics.effective_energy_mev(machine.spectrum_mev, machine.spectrum_weight)
-    grid = image_grid()
+    grid = image_grid(spacing_mm)
     depth_mm = grid.origin_mm[1] + grid.spacing_mm[1] * np.arange(grid.shape[1])
     values = np.empty((4, len(depth_mm)))
     for layer in (Layer("air", -AIR_MM, 0.0), *PHANTOMS[phantom]):

@@ -1,10 +1,11 @@
-"""Speed: `python -m benchmarks.speed proton|first|demo CASE_DIR [--json]`.
+"""Speed: `python -m benchmarks.speed proton|photon|first|demo CASE_DIR [--json]`.
 
 proton: beside a peer. The same plan, phantom, stopping powers, machine data and dose grid for both engines, on the same
 machine, one after the other. Only dose computation is timed: no imports, no file reading; both engines first compute
 something, so that neither pays for compiling. CPU seconds (user + system, all threads) compare work; wall seconds
 compare waiting. first: what the first dose of a fresh process costs, with and without compiled kernels on disk. demo:
-scenario doses and statistics of a DICOM case, such as the one that `doseeng demo` makes.
+scenario doses and statistics of a DICOM case, such as the one that `doseeng demo` makes. photon: see
+`benchmarks.photon_speed`.
 """
 
 from __future__ import annotations
@@ -12,20 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks import photon_speed
+from benchmarks.cost import Cost, measured
 from benchmarks.peers.pyradplan_env import proton_machine_file, run_plan
 from benchmarks.reference import DATA
 from benchmarks.tg119 import PeerPlan, read_peer_plan
@@ -37,7 +37,6 @@ from doseeng.scenario import NOMINAL, Scenario
 from robust.scenarios import scenario_set
 from robust.statistics import VoxelStatistics
 
-Result = TypeVar("Result")
 SCENARIOS = "9-worst-case"
 CHECKOUT = Path(__file__).resolve().parents[1]
 FIRST_DOSE = """
@@ -56,16 +55,6 @@ beam = ProtonBeam(1, "G0", "generic", (0.0, 0.0, 0.0), 0.0, 0.0, uv, np.full(len
 beam_dose(beam, find_machine("generic"), maps, grid, "HFS")
 """
 """A field across a step of density, so that every kernel is used."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one computation took. peak_mb: largest resident memory of its process until then."""
-
-    name: str
-    wall_s: float
-    cpu_s: float
-    peak_mb: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +133,6 @@ def demo(case_dir: Path) -> tuple[int, tuple[Cost, ...]]:
     return len(scenarios), (preparation, robust)
 
 
-def measured(name: str, work: Callable[[], Result]) -> tuple[Result, Cost]:
-    """What `work` returns, and what it cost."""
-    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-    result = work()
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return result, Cost(name, wall, cpu, after.ru_maxrss / 1024.0)
-
-
 def table(result: SpeedResult) -> str:
     """The costs as text, each beside the peer's."""
     peer = result.costs[0]
@@ -174,11 +154,14 @@ def table(result: SpeedResult) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("what", choices=("proton", "first", "demo"))
+    parser.add_argument("what", choices=("proton", "photon", "first", "demo"))
     parser.add_argument("case", nargs="?", type=Path, default=Path("demo-case"), help="DICOM case for `demo`")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--bixels", action="store_true", help="photon: pyRadPlan as bixels of 5 mm, too")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the reference data")
     options = parser.parse_args(arguments)
+    if options.what == "photon":
+        return photon_speed.report(options.data, options.json, options.bixels)
     if options.what == "first":
         seconds = first_dose()
         text = "\n".join(f"first dose, {name}: {value:.1f} s" for name, value in seconds.items())

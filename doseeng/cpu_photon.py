@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 BIN_PIXELS: Final = 0.5
 """Width of the first bins of pencil modes in rays."""
-MODE_BINS: Final = 16
+MODE_BINS: Final = 20
 """Width bins of pencil modes, up to where their Gaussian still fits its taps."""
 CARRY_SLICES: Final = 8
 """Slices that are binned before they are spread; bins of more would leave the cache."""

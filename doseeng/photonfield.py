@@ -63,7 +63,7 @@ def open_field(
     (exposure,) = exposures(beam)
     tables = transport_tables(machine)
     parts = []
-    for level in exposure_levels(beam, exposure, machine, backend, pitch_mm, slice_mm):
+    for level in exposure_levels(beam, exposure, machine, algorithm, backend, pitch_mm, slice_mm):
         frustum = level.frustum
         n_slice = int(np.ceil(PHANTOM_MM / frustum.slice_mm))
         frustum = replace(frustum, shape=(n_slice, *frustum.shape[1:]), top_mm=machine.source_axis_mm - ssd_mm)

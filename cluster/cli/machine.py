@@ -1,9 +1,8 @@
-"""`doseeng machine`: beam models, listed, shown, imported and commissioned."""
+"""`doseeng machine`: beam models, listed, shown and imported."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.cli import options
-from cluster.cli.console import out, print_json, progress_bar, show_line, show_notices
-from doseeng.errors import Notice
-from doseeng.machines.commission import commission_proton
-from doseeng.machines.file import write_machine
+from cluster.cli.adjust import adjust
+from cluster.cli.commission import app as commission_app
+from cluster.cli.console import out, print_json, show_notices
+from cluster.cli.machineout import keep, summary
 from doseeng.machines.importers import import_dcpt, import_matrad, import_mcsquare
 from doseeng.machines.library import (
     Machine,
@@ -25,20 +24,18 @@ from doseeng.machines.library import (
     find_any_machine,
     find_machine,
     find_photon_machine,
-    install_machine,
     list_machines,
 )
 from doseeng.machines.model import ProtonMachine
 from doseeng.machines.photonmodel import PhotonMachine
 from doseeng.photonphysics import effective_energy_mev, mean_energy_mev
 
-app = typer.Typer(no_args_is_help=True, help="Beam models: list, show, import, commission.")
+app = typer.Typer(no_args_is_help=True, help="Beam models: list, show, import, commission, adjust.")
 importers = typer.Typer(no_args_is_help=True, help="Import a beam model from another program's data.")
 app.add_typer(importers, name="import")
+app.add_typer(commission_app, name="commission")
 
 Name = Annotated[str | None, typer.Option(help="Name of the new machine; without it from the file.")]
-Alias = Annotated[list[str] | None, typer.Option(help="Treatment machine name of plans that this model stands for.")]
-Out = Annotated[Path | None, typer.Option("--out", help="File to write instead of installing for this user.")]
 
 
 @app.command("list")
@@ -46,7 +43,7 @@ def list_(folder: options.MachineFolder = None, as_json: options.Json = False) -
     """List the machines that plans can use."""
     entries, notices = list_machines(folder or [])
     if as_json:
-        machines = [_summary(e.machine) | {"file": str(e.path)} for e in entries]
+        machines = [summary(e.machine) | {"file": str(e.path)} for e in entries]
         print_json({"machines": machines, "notices": [asdict(n) for n in notices]})
         return
     protons, photons = Table(title="Protons", title_justify="left"), Table(title="Photons", title_justify="left")
@@ -78,7 +75,7 @@ def show(
         else find_photon_machine(name, energy_mv, fluence_mode, folder or [])
     )
     if as_json:
-        print_json(_summary(machine))
+        print_json(summary(machine))
         return
     out.print(f"[bold]{escape(machine.name)}[/bold] {escape(machine.version)}: {escape(machine.description)}")
     out.print(f"source: {escape(machine.source)} · sha256 {any_machine_hash(machine)[:16]}")
@@ -178,13 +175,13 @@ def from_mcsquare(
     beam_data: Annotated[Path, typer.Argument(help="Beam data library text (BDL).")],
     depth_doses: Annotated[Path, typer.Argument(help="Depth doses in water: .npz, .csv or text.")],
     name: Name = None,
-    alias: Alias = None,
-    output: Out = None,
+    alias: options.Alias = None,
+    output: options.MachineOut = None,
     as_json: options.Json = False,
 ) -> None:
     """From MCsquare beam data and a depth-dose table."""
     machine, notices = import_mcsquare(beam_data, depth_doses, name=name)
-    _keep(machine, notices, alias, output, as_json)
+    keep(machine, notices, alias, output, as_json)
 
 
 @importers.command("matrad")
@@ -192,13 +189,13 @@ def from_matrad(
     file: Annotated[Path, typer.Argument(help="matRad or pyRadPlan protons_*.mat.")],
     focus: Annotated[int, typer.Option(min=0, help="Which focus of the table.")] = 0,
     name: Name = None,
-    alias: Alias = None,
-    output: Out = None,
+    alias: options.Alias = None,
+    output: options.MachineOut = None,
     as_json: options.Json = False,
 ) -> None:
     """From a matRad or pyRadPlan machine file."""
     machine, notices = import_matrad(file, focus=focus, name=name)
-    _keep(machine, notices, alias, output, as_json)
+    keep(machine, notices, alias, output, as_json)
 
 
 @importers.command("dcpt")
@@ -210,93 +207,15 @@ def from_dcpt(
     base: Annotated[str, typer.Option(help="Machine whose depth doses and halo are taken.")] = "generic-pbs",
     folder: options.MachineFolder = None,
     name: Name = None,
-    alias: Alias = None,
-    output: Out = None,
+    alias: options.Alias = None,
+    output: options.MachineOut = None,
     as_json: options.Json = False,
 ) -> None:
     """From a DCPT beam model: optics and protons per MU, with the depth doses of a base machine."""
     machine, notices = import_dcpt(
         file, base=find_machine(base, folder or []), source_distance_mm=source_distance_mm, name=name
     )
-    _keep(machine, notices, alias, output, as_json)
+    keep(machine, notices, alias, output, as_json)
 
 
-@app.command()
-def commission(
-    beam_data: Annotated[Path, typer.Argument(help="MCsquare beam data text (BDL): optics, spread, protons per MU.")],
-    water_scans: Annotated[Path, typer.Argument(help=".npz with depth doses and lateral profiles in water.")],
-    name: Annotated[str, typer.Option(help="Name of the new machine.")],
-    alias: Alias = None,
-    output: Out = None,
-    as_json: options.Json = False,
-) -> None:
-    """Fit a machine to water scans and report how well it meets them.
-
-    With the beam data and scans that the shipped `generic-pbs` was made from, its name and `--alias generic`, this
-    reproduces its file byte for byte.
-    """
-    with progress_bar("Fitting the halo", quiet=as_json) as progress:
-        machine, residuals, notices = commission_proton(beam_data, water_scans, name, progress)
-    if not as_json:
-        table = Table(title="Residuals against the water scans", title_justify="left")
-        for heading in ("MeV", "range mm", "profiles, rms % of each maximum", "depth dose, worst % of maximum"):
-            table.add_column(heading, justify="right")
-        for r in residuals:
-            cells = (f"{r.range_mm:.2f}", f"{r.profile_percent:.2f}", f"{r.depth_dose_percent:.2f}")
-            table.add_row(f"{r.energy_mev:g}", *cells)
-        out.print(table)
-    _keep(machine, notices, alias, output, as_json, residuals=[asdict(r) for r in residuals])
-
-
-def _keep(
-    machine: ProtonMachine,
-    notices: Sequence[Notice],
-    alias: list[str] | None,
-    output: Path | None,
-    as_json: bool,
-    **more: object,
-) -> None:
-    """Write the machine where it is wanted and tell about it."""
-    named = replace(machine, aliases=tuple(alias or machine.aliases))
-    if output is None:
-        path = install_machine(named)
-    else:
-        path = output
-        write_machine(named, path)
-    if as_json:
-        told = {"machine": _summary(named), "file": str(path), "notices": [asdict(n) for n in notices]}
-        print_json({**told, **more})
-        return
-    show_notices(notices)
-    show_line(out, f"Machine '{escape(named.name)}' ({len(named.energy_mev)} energies) written to {escape(str(path))}")
-
-
-def _summary(machine: Machine) -> dict[str, object]:
-    common = {
-        "name": machine.name,
-        "version": machine.version,
-        "aliases": list(machine.aliases),
-        "source": machine.source,
-        "sha256": any_machine_hash(machine),
-    }
-    if isinstance(machine, PhotonMachine):
-        return {
-            **common,
-            "kind": "photon",
-            "energy_mv": machine.energy_mv,
-            "fluence_mode": machine.fluence_mode,
-            "source_axis_mm": machine.source_axis_mm,
-            "reference": asdict(machine.reference),
-            "mean_energy_mev": mean_energy_mev(machine.spectrum_mev, machine.spectrum_weight),
-            "head": asdict(machine.head),
-            "electrons": asdict(machine.electrons),
-            "jaws": asdict(machine.jaws),
-            "leaves": [asdict(leaf) for leaf in machine.leaves],
-            "wedges": {wedge.id: wedge.angle_deg for wedge in machine.wedges},
-        }
-    return {
-        **common,
-        "kind": "proton",
-        "energy_mev": machine.energy_mev.tolist(),
-        "range_mm": machine.range_mm.tolist(),
-    }
+app.command()(adjust)

@@ -29,6 +29,8 @@ Machine = Annotated[
 MachineFolder = Annotated[
     list[Path] | None, typer.Option("--machine-folder", help="Look for machine models here too; repeatable.")
 ]
+Alias = Annotated[list[str] | None, typer.Option(help="Treatment machine name of plans that this model stands for.")]
+MachineOut = Annotated[Path | None, typer.Option("--out", help="File to write instead of installing for this user.")]
 HuTableOption = Annotated[str, typer.Option("--hu-table", help="HU table: a shipped name or the path of a .toml file.")]
 Spacing = Annotated[
     float,

@@ -209,11 +209,12 @@ def bolus_of(delivery: Delivery) -> tuple[str, ...]:
     return tuple(text(i, "BolusID") or f"ROI {integer(i, 'ReferencedROINumber', delivery.where)}" for i in found)
 
 
-def bolus_notices(deliveries: tuple[Delivery, ...]) -> tuple[Notice, ...]:
-    """One notice per beam that is treated through a bolus."""
-    message = "is treated through bolus {}; it counts only when its structure carries a density override"
+def bolus_notices(deliveries: tuple[Delivery, ...], meaning: str) -> tuple[Notice, ...]:
+    """One notice per beam that is treated through a bolus; meaning: what the engine takes it for."""
     named = ((d, bolus_of(d)) for d in deliveries)
-    return tuple(Notice("bolus", d.name, message.format(", ".join(names))) for d, names in named if names)
+    return tuple(
+        Notice("bolus", d.name, f"is treated through bolus {', '.join(names)}; {meaning}") for d, names in named if names
+    )
 
 
 def refuse_ion_wedges(delivery: Delivery, control_points: list[Dataset]) -> None:

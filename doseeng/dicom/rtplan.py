@@ -56,11 +56,14 @@ def plan_from(dataset: Dataset, where: str) -> tuple[Plan, tuple[Notice, ...]]:
     if sop_class == RTIonPlanStorage:
         found = _deliveries(dataset, "IonBeamSequence", where)
         beams = tuple(proton_beam_from(delivery) for delivery in found.treatment)
-        extra = tuple(n for d, beam in zip(found.treatment, beams, strict=True) for n in spot_notices(d, beam))
+        extra = bolus_notices(found.treatment, "it counts only when its structure carries a density override")
+        extra += tuple(n for d, beam in zip(found.treatment, beams, strict=True) for n in spot_notices(d, beam))
     elif sop_class == RTPlanStorage:
         found = _deliveries(dataset, "BeamSequence", where)
         beams = tuple(photon_beam_from(delivery) for delivery in found.treatment)
         extra = tuple(n for delivery in found.treatment for n in _leaf_notices(delivery))
+        meaning = "it counts as water, or for every beam as its structure's density override if there is one"
+        extra += bolus_notices(found.treatment, meaning)
     else:
         raise DicomError(f"{where}: expected an RT Plan or RT Ion Plan, found {sop_class or 'no SOP class'}")
     prescriptions, prescription_notices = prescriptions_of(dataset, where)
@@ -75,7 +78,7 @@ def plan_from(dataset: Dataset, where: str) -> tuple[Plan, tuple[Notice, ...]]:
         setup_beams=found.setup_beams,
         intent=text(dataset, "PlanIntent"),
     )
-    return plan, (*found.notices, *prescription_notices, *bolus_notices(found.treatment), *extra)
+    return plan, (*found.notices, *prescription_notices, *extra)
 
 
 def _deliveries(dataset: Dataset, beam_keyword: str, where: str) -> Deliveries:

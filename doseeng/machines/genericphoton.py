@@ -34,7 +34,7 @@ VERSION: Final = "1"
 REFERENCE: Final = Reference(ssd_mm=900.0, depth_mm=100.0, field_mm=100.0, gy_per_mu=0.01)
 """1 cGy per monitor unit at the isocentre, 10 cm deep: the isocentric calibration."""
 LEAVES: Final = (
-    LeafModel("Agility", ((80, 5.0),), 353.0, 0.005, 0.007, 0.5, 0.5),
+    LeafModel("Agility", ((80, 5.0),), 353.0, 0.005, 0.007, 0.5, 0.3),
     LeafModel("Millennium 120", ((10, 10.0), (40, 5.0), (10, 10.0)), 509.0, 0.015, 0.02, 0.8, 0.5),
     LeafModel("HD120", ((14, 5.0), (32, 2.5), (14, 5.0)), 509.0, 0.013, 0.018, 0.5, 0.4),
     LeafModel("MLCi", ((40, 10.0),), 336.0, 0.015, 0.02, 0.7, 0.6),

@@ -8,7 +8,7 @@ a water phantom. What no measurement decides keeps the value of the machine it s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,7 +25,7 @@ from doseeng.machines.pointkernels import cones_of
 from doseeng.machines.scandata import OutputFactor, Scan
 from doseeng.machines.scans import Measurements
 from doseeng.photon import Algorithm
-from doseeng.photonfield import FieldDose, open_field
+from doseeng.photonfield import PHANTOM_MM, FieldDose, open_field
 from doseeng.photonkernels import transport_tables
 
 ENERGIES: Final = 40
@@ -59,7 +59,33 @@ class Residual:
     penumbra_mm: float | None = None
 
 
-class _Fields:
+@dataclass(frozen=True, slots=True, eq=False)
+class Compared:
+    """A scan and the model along it at one scale: percent of the largest measured dose for a depth dose, of the dose on
+    the axis for a profile.
+
+    measured, model (n,): at the points of the scan. model_scale: percent over the model's own dose. judged (n,): which
+    points a residual counts, those beyond build-up and those well inside the field. penumbra_mm: 80-20 width measured
+    and of the model, None where the scan does not cross both levels.
+    """
+
+    scan: Scan
+    measured: Array
+    model: Array
+    model_scale: float
+    judged: npt.NDArray[np.bool_]
+    penumbra_mm: tuple[float, float] | None
+
+    @property
+    def off_percent(self) -> Array:
+        """(n,) model less measured: of the local dose for a depth dose, NaN without any, of the axis for a profile."""
+        off = self.model - self.measured
+        if self.scan.kind != "depth":
+            return off
+        return 100.0 * np.divide(off, self.measured, out=np.full_like(off, np.nan), where=self.measured > 0)
+
+
+class Fields:
     """Open fields of one machine, each computed once."""
 
     def __init__(self, machine: PhotonMachine, backend: Backend, pitch_mm: float = 2.5) -> None:
@@ -93,34 +119,39 @@ class _Fields:
 def commission_photon(
     measured: Measurements,
     start: PhotonMachine,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
     backend: Backend | None = None,
 ) -> tuple[PhotonMachine, tuple[Residual, ...], tuple[Notice, ...]]:
     """A machine fitted to measurements, what is left between them, and what no measurement decided.
 
-    start: name, geometry, collimators, reference condition and first values. MachineError without any depth dose.
+    start: name, geometry, collimators, reference condition and first values. progress: takes the stage that begins,
+    how many are done and how many there are. MachineError without any usable depth dose.
     """
+    measured = usable(measured)
     depth_doses = [s for s in measured.scans if s.kind == "depth"]
     profiles = [s for s in measured.scans if s.kind != "depth"]
     if not depth_doses:
-        raise MachineError("no depth dose among the scans: the spectrum cannot be found; measure at least one field")
+        raise MachineError(
+            "no depth dose that can be used among the scans: the spectrum cannot be found; measure at least one field"
+            + "".join(f"\n  {notice.where}: {notice.message}" for notice in measured.notices)
+        )
     backend = backend or cpu()
     stages: list[tuple[str, bool, Callable[[PhotonMachine], PhotonMachine]]] = [
         ("spectrum", True, lambda m: _fit_spectrum(m, depth_doses, backend)),
         ("profile of the open beam", bool(profiles), lambda m: _fit_profile(m, profiles, backend)),
-        ("focal spot", bool(profiles), lambda m: _fit_focus(m, profiles, backend)),
+        ("focal spot", bool(_with_penumbra(profiles)), lambda m: _fit_focus(m, profiles, backend)),
         ("extra-focal source", len(measured.output_factors) > 2,
          lambda m: _fit_head(m, measured.output_factors, backend)),
         ("contaminant electrons", _has_build_up(depth_doses), lambda m: _fit_electrons(m, depth_doses, backend)),
     ]  # fmt: skip
     machine, notices = start, list(measured.notices)
     for done, (what, decided, fit) in enumerate(stages):
+        if progress is not None:
+            progress(what, done, len(stages))
         if decided:
             machine = fit(machine)
         else:
             notices.append(Notice("kept-from-start", what, f"no measurement decides it; taken from '{start.name}'"))
-        if progress is not None:
-            progress(done + 1, len(stages))
     tables = transport_tables(machine)
     modes = modes_of(machine.cones, tables.primary.astype(np.float64), tables.scatter.astype(np.float64))
     machine = replace(machine, modes=modes)
@@ -129,7 +160,7 @@ def commission_photon(
 
 def with_spectrum(machine: PhotonMachine, rise: float, fall: float) -> PhotonMachine:
     """The machine with an energy fluence of E^rise (1 - E / E_nominal)^fall, and its kernel."""
-    energy = (np.arange(ENERGIES) + 0.5) / ENERGIES * machine.energy_mv
+    energy = np.round((np.arange(ENERGIES) + 0.5) / ENERGIES * machine.energy_mv, 6)
     weight = energy**rise * (1.0 - energy / machine.energy_mv) ** fall
     weight /= weight.sum()
     return replace(machine, spectrum_mev=energy, spectrum_weight=weight, cones=cones_of(energy, weight))
@@ -137,7 +168,7 @@ def with_spectrum(machine: PhotonMachine, rise: float, fall: float) -> PhotonMac
 
 def residuals(machine: PhotonMachine, measured: Measurements, backend: Backend) -> tuple[Residual, ...]:
     """What is left between a machine and measurements."""
-    fields = _Fields(machine, backend)
+    fields = Fields(machine, backend, FINE_MM)
     found = [_residual(fields, scan) for scan in measured.scans]
     for of in measured.output_factors:
         percent = 100.0 * (fields.factor(of) / of.factor - 1.0)
@@ -145,9 +176,76 @@ def residuals(machine: PhotonMachine, measured: Measurements, backend: Backend) 
     return tuple(found)
 
 
+def compared(fields: Fields, scan: Scan) -> Compared:
+    """A scan and the model along it: a depth dose scaled to agree on the average beyond build-up, a profile on the
+    axis."""
+    model, at = fields.along(scan), scan.position_mm
+    if scan.depth_mm is None:
+        judged = at >= BUILD_UP_MM
+        scale = 100.0 / scan.dose.max()
+        model_scale = float(scale / (model[judged] / scan.dose[judged]).mean())
+        return Compared(scan, scan.dose * scale, model * model_scale, model_scale, judged, None)
+    half = 0.5 * scan.field_mm[1 if scan.kind == "profile-y" else 0] * (scan.ssd_mm + scan.depth_mm)
+    judged = np.abs(at) <= 0.8 * half / fields.machine.source_axis_mm
+    model_scale = 100.0 / _on_axis(scan, model)
+    measured = 100.0 * scan.dose / _on_axis(scan, scan.dose)
+    wanted, found = _penumbra_mm(at, scan.dose), _penumbra_mm(at, model)
+    penumbra_mm = None if wanted is None or found is None else (wanted, found)
+    return Compared(scan, measured, model * model_scale, model_scale, judged, penumbra_mm)
+
+
+def usable(measured: Measurements) -> Measurements:
+    """What a machine can be fitted to: depth doses within the computed phantom that go beyond build-up, and profiles
+    that hold the axis; a notice names every scan and point that is left out."""
+    scans, notices = [], list(measured.notices)
+    for scan in measured.scans:
+        where = f"{scan.file}, {scan.kind} {_size(scan.field_mm)}"
+        inside = np.ones(len(scan.position_mm), dtype=np.bool_)
+        if scan.depth_mm is None:
+            inside = (scan.position_mm >= 0.0) & (scan.position_mm <= PHANTOM_MM)
+        kept = replace(scan, position_mm=scan.position_mm[inside], dose=scan.dose[inside])
+        if problem := _problem(kept):
+            notices.append(Notice("scan-left-out", where, problem))
+            continue
+        scans.append(kept)
+        if not inside.all():
+            text = f"{np.count_nonzero(~inside)} points are not within 0 to {PHANTOM_MM:g} mm of water"
+            notices.append(Notice("points-left-out", where, text))
+    return Measurements(tuple(scans), measured.output_factors, tuple(notices))
+
+
+def _problem(scan: Scan) -> str:
+    """Why nothing can be fitted to a scan, "" when something can."""
+    at, dose = scan.position_mm, scan.dose
+    if scan.depth_mm is None:
+        deep = dose[at >= BUILD_UP_MM]
+        is_usable = len(deep) >= 3 and deep.min() > 0
+        return "" if is_usable else f"expected dose at three points or more from {BUILD_UP_MM:g} mm on"
+    if scan.depth_mm > PHANTOM_MM:
+        return f"is {scan.depth_mm:g} mm deep; the computed phantom ends at {PHANTOM_MM:g} mm"
+    holds_axis = at[0] <= 0.0 <= at[-1] and np.abs(at).min() <= 0.1 * min(scan.field_mm)
+    if holds_axis and _on_axis(scan, dose) > 0:
+        return ""
+    return "expected dose on the axis, to which a profile is normalised"
+
+
+def adjusted(
+    machine: PhotonMachine, ratio: float, leaf_gap_mm: float | None = None, leaves: Collection[str] = ()
+) -> PhotonMachine:
+    """The machine with `ratio` times its dose per monitor unit, and leaf_gap_mm between opposed closed ends of the
+    leaves with these ids. MachineError for leaves that it does not have."""
+    for missing in sorted(set(leaves) - {leaf.id for leaf in machine.leaves}):
+        raise MachineError(f"machine '{machine.name}' has no leaves '{missing}'")
+    reference = replace(machine.reference, gy_per_mu=machine.reference.gy_per_mu * ratio)
+    if leaf_gap_mm is None:
+        return replace(machine, reference=reference)
+    models = (replace(m, tip_offset_mm=0.5 * leaf_gap_mm) if m.id in leaves else m for m in machine.leaves)
+    return replace(machine, reference=reference, leaves=tuple(models))
+
+
 def _fit_spectrum(machine: PhotonMachine, scans: list[Scan], backend: Backend) -> PhotonMachine:
     def error(logs: Array) -> Array:
-        fields = _Fields(with_spectrum(machine, *np.exp(logs)), backend)
+        fields = Fields(with_spectrum(machine, *np.exp(logs)), backend)
         parts = []
         for scan in scans:
             deep = scan.position_mm >= BUILD_UP_MM
@@ -164,19 +262,27 @@ def _fit_profile(machine: PhotonMachine, scans: list[Scan], backend: Backend) ->
     widest = max(max(s.field_mm) for s in scans)
     wide = [s for s in scans if max(s.field_mm) == widest]
     shallow = [s for s in wide if s.depth_mm == min(w.depth_mm or 0.0 for w in wide)]
-    reach = INSIDE * 0.5 * widest * (np.sqrt(2.0) if any(s.kind == "diagonal" for s in shallow) else 1.0)
-    radius = np.arange(0.0, reach, PROFILE_STEP_MM)
+    radius = np.arange(0.0, max(_reach_mm(s) for s in shallow), PROFILE_STEP_MM)
     profile = np.interp(radius, machine.profile_mm, machine.profile)
     for _ in range(PROFILE_ROUNDS):
-        fields = _Fields(replace(machine, profile_mm=radius, profile=profile), backend)
+        fields = Fields(replace(machine, profile_mm=radius, profile=profile), backend)
         at, ratio = [], []
         for scan in shallow:
             model = fields.along(scan)
-            at.append(np.abs(scan.position_mm) * machine.source_axis_mm / (scan.ssd_mm + (scan.depth_mm or 0.0)))
-            ratio.append((scan.dose / _on_axis(scan, scan.dose)) / (model / _on_axis(scan, model)))
+            from_axis = np.abs(scan.position_mm) * machine.source_axis_mm / (scan.ssd_mm + (scan.depth_mm or 0.0))
+            inside = from_axis <= _reach_mm(scan)
+            at.append(from_axis[inside])
+            ratio.append(((scan.dose / _on_axis(scan, scan.dose)) / (model / _on_axis(scan, model)))[inside])
         profile = profile * _smoothed(radius, np.concatenate(at), np.concatenate(ratio))
         profile = profile / profile[0]
     return replace(machine, profile_mm=radius, profile=profile)
+
+
+def _reach_mm(scan: Scan) -> float:
+    """How far from the axis, in the isocentre plane, a profile tells the open beam."""
+    x, y = scan.field_mm
+    side = {"profile-x": x, "profile-y": y, "diagonal": np.sqrt(2.0) * min(x, y)}[scan.kind]
+    return float(INSIDE * 0.5 * side)
 
 
 def _smoothed(nodes: Array, at: Array, values: Array) -> Array:
@@ -188,19 +294,22 @@ def _smoothed(nodes: Array, at: Array, values: Array) -> Array:
 
 
 def _fit_focus(machine: PhotonMachine, scans: list[Scan], backend: Backend) -> PhotonMachine:
-    narrow = [s for s in scans if max(s.field_mm) <= 150.0 and s.kind != "diagonal"] or scans
-    wanted = [(s, _penumbra_mm(s.position_mm, s.dose)) for s in narrow]
-    usable = [(s, width) for s, width in wanted if width is not None]
+    wanted = _with_penumbra(scans)
 
     def error(sigma: Array) -> Array:
         head = replace(machine.head, focal_mm=(float(sigma[0]), float(sigma[0])))
-        fields = _Fields(replace(machine, head=head), backend, FINE_MM)
-        return np.array([(_penumbra_mm(s.position_mm, fields.along(s)) or 0.0) - width for s, width in usable])
+        fields = Fields(replace(machine, head=head), backend, FINE_MM)
+        return np.array([(_penumbra_mm(s.position_mm, fields.along(s)) or 0.0) - width for s, width in wanted])
 
-    if not usable:
-        return machine
     sigma = float(least_squares(error, [1.0], bounds=(0.1, 4.0), diff_step=0.1, xtol=1e-2).x[0])
     return replace(machine, head=replace(machine.head, focal_mm=(sigma, sigma)))
+
+
+def _with_penumbra(scans: list[Scan]) -> list[tuple[Scan, float]]:
+    """The profiles that tell the focal spot, of small fields if there are any, and their penumbras."""
+    narrow = [s for s in scans if max(s.field_mm) <= 150.0 and s.kind != "diagonal"] or scans
+    widths = [(s, _penumbra_mm(s.position_mm, s.dose)) for s in narrow]
+    return [(scan, width) for scan, width in widths if width is not None]
 
 
 def _fit_head(machine: PhotonMachine, factors: tuple[OutputFactor, ...], backend: Backend) -> PhotonMachine:
@@ -209,7 +318,7 @@ def _fit_head(machine: PhotonMachine, factors: tuple[OutputFactor, ...], backend
         return replace(machine, head=head)
 
     def error(values: Array) -> Array:
-        fields = _Fields(with_head(values), backend)
+        fields = Fields(with_head(values), backend)
         return np.array([fields.factor(of) / of.factor - 1.0 for of in factors])
 
     bounds = ((0.0, 5.0), (0.3, 60.0))
@@ -229,7 +338,7 @@ def _fit_electrons(machine: PhotonMachine, scans: list[Scan], backend: Backend) 
         return replace(machine, electrons=electrons)
 
     def error(values: Array) -> Array:
-        fields = _Fields(with_electrons(values), backend)
+        fields = Fields(with_electrons(values), backend)
         parts = []
         for scan in shallow:
             model = fields.along(scan)
@@ -242,24 +351,13 @@ def _fit_electrons(machine: PhotonMachine, scans: list[Scan], backend: Backend) 
     return with_electrons(found.x)
 
 
-def _residual(fields: _Fields, scan: Scan) -> Residual:
-    model = fields.along(scan)
-    if scan.depth_mm is None:
-        use = scan.position_mm >= BUILD_UP_MM
-        ratio = model[use] / scan.dose[use]
-        off = 100.0 * (ratio / ratio.mean() - 1.0)
-        what = f"depth dose {_size(scan.field_mm)}"
-        return Residual(what, float(off[np.abs(off).argmax()]), float(np.sqrt((off**2).mean())))
-    half = 0.5 * scan.field_mm[1 if scan.kind == "profile-y" else 0] * (scan.ssd_mm + scan.depth_mm)
-    use = np.abs(scan.position_mm) <= 0.8 * half / fields.machine.source_axis_mm
-    off = 100.0 * (model / _on_axis(scan, model) - scan.dose / _on_axis(scan, scan.dose))[use]
-    found, wanted = _penumbra_mm(scan.position_mm, model), _penumbra_mm(scan.position_mm, scan.dose)
-    return Residual(
-        f"{scan.kind} {_size(scan.field_mm)}, {scan.depth_mm:g} mm deep",
-        float(off[np.abs(off).argmax()]),
-        float(np.sqrt((off**2).mean())),
-        None if found is None or wanted is None else found - wanted,
-    )
+def _residual(fields: Fields, scan: Scan) -> Residual:
+    found = compared(fields, scan)
+    off = found.off_percent[found.judged]
+    depth = "" if scan.depth_mm is None else f", {scan.depth_mm:g} mm deep"
+    what = f"{'depth dose' if scan.kind == 'depth' else scan.kind} {_size(scan.field_mm)}{depth}"
+    penumbra_mm = found.penumbra_mm[1] - found.penumbra_mm[0] if found.penumbra_mm else None
+    return Residual(what, float(off[np.abs(off).argmax()]), float(np.sqrt((off**2).mean())), penumbra_mm)
 
 
 def _on_axis(scan: Scan, dose: npt.NDArray[np.float64]) -> float:

@@ -46,6 +46,12 @@ def test_a_machine_without_leaves_wedges_and_aliases(photon_machine: PhotonMachi
     assert_same(read_photon_machine(tmp_path / "m.toml"), bare)
 
 
+def test_amplitudes_of_scatter_may_sum_to_more_than_one(photon_machine: PhotonMachine, tmp_path: Path) -> None:
+    modes = dataclasses.replace(photon_machine.modes, scatter=np.array([[1.2, 0.05, 0.2], [0.4, 0.01, 0.3]]))
+    write_photon_machine(dataclasses.replace(photon_machine, modes=modes), tmp_path / "m.toml")
+    assert_same(read_photon_machine(tmp_path / "m.toml").modes, modes)
+
+
 def test_text_and_hash_survive_a_round_trip(photon_machine: PhotonMachine, tmp_path: Path) -> None:
     odd = dataclasses.replace(
         photon_machine, profile=np.array([1.0, 1.0 / 3.0, -0.0]), spectrum_weight=np.full(4, 0.25)
@@ -115,7 +121,8 @@ def change(old: str, new: str) -> Callable[[str], str]:
         (change("[0, 45, 90", "[10, 45, 90"), "'cones.edge_deg' must go from 0 to 180"),
         (change("[0, 45, 90", "[0, 45, 60, 90"), "'cones.primary' has 4 rows, expected 5"),
         (change("[0.4, 1]", "[0.4, 0]"), "'cones.primary': .* rates per g/cm2 must be positive"),
-        (change("[0.4, 0.05]", "[0.9, 0.05]"), "'cones.scatter': shares sum to 1.5, expected 1"),
+        (change("[0.4, 1]", "[0.9, 1]"), "'cones.primary': shares sum to 1.5, expected 1"),
+        (change("[0.4, 0.05]", "[-0.4, 0.05]"), "'cones.scatter': shares must not be negative"),
         (change("[1, 0.5, 0.1]", "[1, 0.5]"), r"'modes.primary\[0\]' has 2 values, expected 3"),
         (change("[1, 0.5, 0.1]", "[1, 0.5, -0.1]"), "'modes.primary': shares must not be negative"),
         (change('aliases = ["TR1", "Linac Ä"]', 'aliases = ["TR1", 7]'), r"'aliases\[1\]' is 7, expected text"),
