@@ -11,8 +11,8 @@ from doseeng.backend import Backend, Rays
 from doseeng.beamseye import Frustum
 from doseeng.fluence import exposures
 from doseeng.machines.photonmodel import PhotonMachine
-from doseeng.photon import Algorithm, exposure_levels, transport
 from doseeng.photonkernels import transport_tables
+from doseeng.photonlevels import Algorithm, exposure_levels, transport
 from doseeng.plan import PhotonBeam
 
 Array = npt.NDArray[np.float64]

@@ -83,15 +83,19 @@ def adjust(
 
 
 def _table(done: Adjustment, at: Point) -> Table:
-    table = Table(title=f"Adjusted to {in_words(at)}", title_justify="left")
-    for heading in ("", "before", "after"):
-        table.add_column(heading, justify="right" if heading else "left")
-    gaps = [{leaf.id: 2.0 * leaf.tip_offset_mm for leaf in machine.leaves} for machine in (done.start, done.machine)]
-    for leaf in done.leaves:
-        table.add_row(f"leaf gap of {escape(leaf)}, mm", *(f"{gap[leaf]:.2f}" for gap in gaps))
+    """What each step changes: the leaf gap where it was set, then the output."""
+    stages = [("before", done.start, done.start, done.before_gy)]
     if done.leaves:
-        table.add_row("dose there by the leaf gap, Gy", f"{done.before_gy:.3f}", f"{done.gap_gy:.3f}")
-    output = (f"{100 * machine.reference.gy_per_mu:.4f}" for machine in (done.start, done.machine))
-    table.add_row(f"output, cGy/MU (factor {done.ratio:.4f})", *output)
-    table.add_row("dose there, Gy", f"{done.before_gy:.3f}", f"{done.wanted_gy:.3f}")
+        stages.append(("leaf gap set", done.machine, done.start, done.gap_gy))
+    stages.append(("output set", done.machine, done.machine, done.wanted_gy))
+    table = Table(title=f"Adjusted to {in_words(at)}", title_justify="left")
+    table.add_column()
+    for heading, *_ in stages:
+        table.add_column(heading, justify="right")
+    for leaf_id in done.leaves:
+        gaps = [2.0 * leaf.tip_offset_mm for _, gap, _, _ in stages for leaf in gap.leaves if leaf.id == leaf_id]
+        table.add_row(f"leaf gap of {escape(leaf_id)}, mm", *(f"{gap:.2f}" for gap in gaps))
+    outputs = (f"{100 * output.reference.gy_per_mu:.4f}" for _, _, output, _ in stages)
+    table.add_row("output at the reference, cGy/MU", *outputs)
+    table.add_row("dose at the point, Gy", *(f"{dose_gy:.3f}" for *_, dose_gy in stages))
     return table

@@ -212,9 +212,8 @@ def bolus_of(delivery: Delivery) -> tuple[str, ...]:
 def bolus_notices(deliveries: tuple[Delivery, ...], meaning: str) -> tuple[Notice, ...]:
     """One notice per beam that is treated through a bolus; meaning: what the engine takes it for."""
     named = ((d, bolus_of(d)) for d in deliveries)
-    return tuple(
-        Notice("bolus", d.name, f"is treated through bolus {', '.join(names)}; {meaning}") for d, names in named if names
-    )
+    message = "is treated through bolus {}; {}"
+    return tuple(Notice("bolus", d.name, message.format(", ".join(names), meaning)) for d, names in named if names)
 
 
 def refuse_ion_wedges(delivery: Delivery, control_points: list[Dataset]) -> None:

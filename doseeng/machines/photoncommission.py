@@ -24,9 +24,9 @@ from doseeng.machines.photonmodel import Array, PhotonMachine
 from doseeng.machines.pointkernels import cones_of
 from doseeng.machines.scandata import OutputFactor, Scan
 from doseeng.machines.scans import Measurements
-from doseeng.photon import Algorithm
 from doseeng.photonfield import PHANTOM_MM, FieldDose, open_field
 from doseeng.photonkernels import transport_tables
+from doseeng.photonlevels import Algorithm
 
 ENERGIES: Final = 40
 """Bins of a fitted spectrum."""
