@@ -17,6 +17,7 @@ def main() -> int:
         return 1
     return max(
         accuracy.main(["proton", str(data / "proton_mc")]),
+        accuracy.main(["photon", str(data / "photon_mc")]),
         anchoring.main([str(data / "proton_mc")]),
         dcpt.main([str(data / "dicom" / "dcpt_proton_slab.zip")]),
         let.main([str(data / "dicom" / "dcpt_proton_slab.zip")]),
@@ -24,7 +25,9 @@ def main() -> int:
         gamma.main([]),
         speed.main(["first"]),
         speed.main(["proton"]),
+        speed.main(["photon"]),
         gpu.main([]),
+        gpu.main(["photon"]),
     )
 
 

@@ -39,8 +39,8 @@ class PhotonSettings:
     the axis; both shrink with the voxels of the dose grid. to_water: dose to water in the medium instead of to it."""
 
     algorithm: Algorithm = Algorithm.COLLAPSED_CONE
-    pitch_mm: float = 2.5
-    slice_mm: float = 3.0
+    pitch_mm: float = 2.0
+    slice_mm: float = 2.5
     to_water: bool = False
 
 

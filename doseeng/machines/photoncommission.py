@@ -219,8 +219,8 @@ def _problem(scan: Scan) -> str:
     at, dose = scan.position_mm, scan.dose
     if scan.depth_mm is None:
         deep = dose[at >= BUILD_UP_MM]
-        is_usable = len(deep) >= 3 and deep.min() > 0
-        return "" if is_usable else f"expected dose at three points or more from {BUILD_UP_MM:g} mm on"
+        is_usable = len(deep) >= 2 and deep.min() > 0
+        return "" if is_usable else f"expected dose at two points or more from {BUILD_UP_MM:g} mm on"
     if scan.depth_mm > PHANTOM_MM:
         return f"is {scan.depth_mm:g} mm deep; the computed phantom ends at {PHANTOM_MM:g} mm"
     holds_axis = at[0] <= 0.0 <= at[-1] and np.abs(at).min() <= 0.1 * min(scan.field_mm)

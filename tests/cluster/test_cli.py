@@ -575,7 +575,7 @@ def test_machine_commission(doseeng: Run, data_dir: Path, tmp_path: Path) -> Non
         few = np.isin(scans["energy_mev"], [100.0, 150.0])
         kept = {k: v[few] if v.shape[:1] == few.shape else v for k, v in scans.items()}
     np.savez(tmp_path / "few.npz", **kept)
-    arguments = ("machine", "commission", folder / "BDL_DN.txt", "few.npz", "--name", "few")
+    arguments = ("machine", "commission", "proton", folder / "BDL_DN.txt", "few.npz", "--name", "few")
     done = doseeng(*arguments, "--out", "few.toml", "--json")
     assert done.code == 0, done.out
     assert [r["energy_mev"] for r in done.result["residuals"]] == [100.0, 150.0]

@@ -17,13 +17,14 @@ from scipy.ndimage import map_coordinates
 from doseeng.backend import Backend, Materials, Rays
 from doseeng.beamseye import Frustum
 from doseeng.cpu import CpuBackend, cpu
-from doseeng.grid import Grid, Volume
+from doseeng.grid import Grid, Volume, resample
 from doseeng.machines.library import find_photon_machine
 from doseeng.machines.photonmodel import LeafModel, PhotonMachine
 from doseeng.materials import PhotonMaps
-from doseeng.photon import Algorithm, Level, PhotonModel, PhotonSettings, prepare_photon_beam, transport
+from doseeng.photon import PhotonModel, PhotonSettings, prepare_photon_beam
 from doseeng.photonfield import field_of_jaws, gy_per_fluence, open_field
 from doseeng.photonkernels import transport_tables
+from doseeng.photonlevels import Algorithm, Level, transport
 from doseeng.plan import PhotonBeam
 from doseeng.scenario import NOMINAL, Scenario
 
@@ -36,8 +37,7 @@ LEAVES = LeafModel("20 x 5 mm", ((20, 5.0),), 400.0, 0.01, 0.01, 0.5, 0.5)
 
 @pytest.fixture(scope="module")
 def machine() -> PhotonMachine:
-    """The generic 6 MV machine with the leaves of `beam_of`, and with X and Y jaws in one plane: nothing in it knows
-    left from right, or X from Y."""
+    """The generic 6 MV machine with the leaves of `beam_of`, and jaws in one plane: nothing in it knows X from Y."""
     found = find_photon_machine("generic", 6.0, "STANDARD")
     jaws = replace(found.jaws, y_plane_mm=found.jaws.x_plane_mm)
     return replace(found, jaws=jaws, leaves=(LEAVES,))
@@ -62,11 +62,10 @@ def matter(grid: Grid, density: Any, **others: Any) -> PhotonMaps:
     return PhotonMaps(*(Volume(grid, np.broadcast_to(np.float32(values[name]), grid.shape)) for name in names))
 
 
-def ball(half_mm: float = 100.0, spacing_mm: float = 4.0) -> PhotonMaps:
-    """A cylinder of water along z."""
-    grid = cube(half_mm + 12.0, spacing_mm)
-    x, y, z = places(grid)
-    return matter(grid, np.where(np.hypot(x, y) + 0.0 * z < half_mm, 1.0, AIR))
+def cylinder() -> PhotonMaps:
+    """20 cm of water, along z."""
+    x, y, _ = places(grid := cube(112.0, 4.0))
+    return matter(grid, np.where(np.hypot(x, y) < 100.0, 1.0, AIR))
 
 
 def prepared(
@@ -102,7 +101,7 @@ def assert_same(found: Array, expected: Array, tolerance: float) -> None:
     np.testing.assert_allclose(found, expected, atol=tolerance * expected.max())
 
 
-WATER = ball()
+WATER = cylinder()
 GRID = cube(60.0, 4.0)
 
 
@@ -159,13 +158,12 @@ def turned_back(dose: Array, gantry_deg: float) -> Array:
 def test_a_cylinder_looks_the_same_from_everywhere(machine: PhotonMachine, algorithm: Algorithm) -> None:
     beam = field_of_jaws(machine, (60.0, 40.0))
     straight = dose_of(beam, machine, WATER, GRID, algorithm)
-    for gantry_deg in (90.0, 180.0, 270.0):
-        found = dose_of(replace(beam, gantry_deg=np.full(2, gantry_deg)), machine, WATER, GRID, algorithm)
-        assert_same(turned_back(found, gantry_deg), straight, 1e-4)
     x, y, z = places(GRID)
     inside = (np.abs(x) <= 16.0) & (np.abs(z) <= 8.0) & (np.abs(y) <= 40.0)
-    for gantry_deg in (30.0, 45.0):
+    for gantry_deg in (90.0, 180.0, 270.0, 30.0, 45.0):
         found = dose_of(replace(beam, gantry_deg=np.full(2, gantry_deg)), machine, WATER, GRID, algorithm)
+        if gantry_deg % 90.0 == 0.0:
+            assert_same(turned_back(found, gantry_deg), straight, 1e-4)
         # Voxels of 4 mm know the cylinder to a millimetre, half a percent of dose; cones add their ripples.
         assert_same(turned_back(found, gantry_deg)[inside], straight[inside], 0.015)
 
@@ -179,15 +177,11 @@ def test_collimator_and_couch_turn_the_field_against_each_other(machine: PhotonM
     couch = dose_of(replace(beam, couch_deg=np.full(2, -30.0)), machine, water, GRID, algorithm)
     assert_same(couch, collimator, 1e-5)
     # IEC 61217: at gantry 0 and for a patient head first supine, counter-clockwise from above is from x to z.
-    x, _, z = places(GRID)
-    plane = collimator[:, 15, :]
-    along, mirrored = (
-        plane[
-            (np.abs(z[:, 0] - sign * x * np.tan(np.radians(30.0))) < 6.0) & (np.abs(x) > 24) & (np.abs(x) < 30)
-        ].mean()
-        for sign in (1.0, -1.0)
+    plane = Volume(replace(GRID, shape=(31, 1, 31)), collimator[:, 15:16])
+    (along,), (mirrored,) = (
+        resample(plane, Grid((1, 1, 1), GRID.spacing_mm, (28.0, -60.0, z)), 0.0).values.ravel() for z in (16.0, -16.0)
     )
-    assert along > 3.0 * mirrored
+    assert along > 5.0 * mirrored
 
 
 @each_algorithm
@@ -200,25 +194,7 @@ def test_a_quarter_turn_of_the_collimator_swaps_the_jaws(machine: PhotonMachine,
     assert_same(found, swapped, 1e-4)
 
 
-def test_leaves_close_what_jaws_leave_open(machine: PhotonMachine, beam_of: BeamOf) -> None:
-    """Leaves like jaws, where transmission and tips are those of jaws, block like jaws."""
-    ends = np.zeros((2, 2, 20))
-    ends[:, 0, 6:14], ends[:, 1, 6:14] = -20.0, 20.0
-    plain = replace(LEAVES, plane_mm=machine.jaws.x_plane_mm, tip_offset_mm=0.0, tongue_mm=0.0,
-                    transmission=0.0, interleaf_transmission=0.0)  # fmt: skip
-    tight = replace(machine, leaves=(plain,), jaws=replace(machine.jaws, transmission=0.0))
-    point = replace(tight, head=replace(tight.head, scatter_share=0.0))
-    leaves = dose_of(beam_of((-50.0, 50.0), (-50.0, 50.0), ends), point, WATER, GRID)
-    jaws = dose_of(beam_of((-20.0, 20.0), (-20.0, 20.0)), point, WATER, GRID)
-    assert_same(leaves, jaws, 1e-3)
-
-
 # --- delivery --------------------------------------------------------------------------------------------------------
-
-
-def test_dose_is_proportional_to_monitor_units(machine: PhotonMachine, beam_of: BeamOf) -> None:
-    one, many = (dose_of(beam_of((-20, 20), (-20, 20), meterset_mu=mu), machine, WATER, GRID) for mu in (100.0, 735.0))
-    np.testing.assert_allclose(many, 7.35 * one, rtol=1e-5)
 
 
 @each_algorithm
@@ -235,10 +211,8 @@ def test_fields_with_their_own_geometry_add_up(machine: PhotonMachine, beam_of: 
 @each_algorithm
 def test_steps_of_one_geometry_add_up(machine: PhotonMachine, beam_of: BeamOf, algorithm: Algorithm) -> None:
     """They share their rays, which reach round all of them."""
-    whole = dose_of(
-        beam_of([(-30, 0), (-30, 0), (0, 20), (0, 20)], (-20, 20), fraction=(0.0, 0.4, 0.4, 1.0)),
-        machine, WATER, GRID, algorithm,
-    )  # fmt: skip
+    steps = beam_of([(-30, 0), (-30, 0), (0, 20), (0, 20)], (-20, 20), fraction=(0.0, 0.4, 0.4, 1.0))
+    whole = dose_of(steps, machine, WATER, GRID, algorithm)
     parts = [
         dose_of(beam_of(jaws, (-20, 20), meterset_mu=mu), machine, WATER, GRID, algorithm)
         for jaws, mu in (((-30, 0), 40.0), ((0, 20), 60.0))
@@ -251,13 +225,9 @@ def test_an_arc_is_given_from_the_middle_of_its_parts(
     machine: PhotonMachine, beam_of: BeamOf, algorithm: Algorithm
 ) -> None:
     arc = dose_of(beam_of((-20, 20), (-20, 20), gantry_deg=np.array([40.0, 50.0])), machine, WATER, GRID, algorithm)
-    still = [
-        dose_of(
-            beam_of((-20, 20), (-20, 20), meterset_mu=50.0, gantry_deg=np.full(2, at)), machine, WATER, GRID, algorithm
-        )
-        for at in (42.5, 47.5)
-    ]
-    assert_same(arc, still[0] + still[1], 1e-5)
+    halves = [beam_of((-20, 20), (-20, 20), meterset_mu=50.0, gantry_deg=np.full(2, at)) for at in (42.5, 47.5)]
+    first, second = (dose_of(half, machine, WATER, GRID, algorithm) for half in halves)
+    assert_same(arc, first + second, 1e-5)
 
 
 @each_algorithm
@@ -382,7 +352,6 @@ def test_a_cavity_of_air_is_crossed(machine: PhotonMachine, beam_of: BeamOf, alg
     beam = beam_of((-25, 25), (-25, 25))
     found = dose_of(beam, machine, matter(grid, gap), axis, algorithm)[0, :, 0]
     depth = places(axis)[1][:, 0]
-    assert np.all(np.isfinite(found))
     assert np.all(found > 0.0)
     # Behind it dose builds up again, then is that of 4 cm less water 4 cm farther away, but for scatter of the gap.
     assert found[depth > 0.0][0] < 0.9 * found[depth > 0.0].max()
@@ -430,11 +399,3 @@ def test_threads_do_not_matter(machine: PhotonMachine, beam_of: BeamOf, algorith
     one, three = (compute(backend=CpuBackend(threads)) for threads in (1, 3))
     assert_same(three, one, 1e-6)
     np.testing.assert_array_equal(compute(), compute())
-
-
-def test_a_model_forgets_no_scenario_and_keeps_none(machine: PhotonMachine, beam_of: BeamOf) -> None:
-    model = prepared(beam_of((-20, 20), (-20, 20)), machine, WATER, GRID)
-    before = model.dose().copy()
-    for error in (Scenario("a", (5.0, 0.0, 0.0)), Scenario("b", rsp_scale=1.1), Scenario("c", leaf_opening_mm=2.0)):
-        assert np.abs(model.dose(error)).max() > 0.0
-    np.testing.assert_array_equal(model.dose(), before)

@@ -27,8 +27,9 @@ from benchmarks.photon_case import (
 from doseeng.backend import Materials
 from doseeng.cpu import cpu
 from doseeng.grid import Grid
-from doseeng.photon import Algorithm, PhotonSettings, prepare_photon_beam
+from doseeng.photon import PhotonSettings, prepare_photon_beam
 from doseeng.photonfield import FieldDose, open_field
+from doseeng.photonlevels import Algorithm
 
 Array = np.ndarray
 Axis = Callable[[Field, Algorithm], Array]

@@ -14,8 +14,8 @@ from doseeng.cpu import cpu
 from doseeng.fluence import exposures, opening_box
 from doseeng.machines.library import find_photon_machine
 from doseeng.machines.photonmodel import Electrons, PhotonMachine, Source
-from doseeng.photon import Algorithm
 from doseeng.photonfield import FieldDose, field_of_jaws, gy_per_fluence, open_field
+from doseeng.photonlevels import Algorithm
 
 Array = np.ndarray
 Fields = Callable[..., FieldDose]

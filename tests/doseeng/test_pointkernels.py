@@ -84,7 +84,7 @@ def test_electrons_of_faster_photons_fly_farther_and_straighter() -> None:
     fast = np.flatnonzero(library.energy_mev >= 1.0)
     straight = [mean_cosine(library.primary[n, :, 0]) for n in fast]
     assert np.all(np.diff(straight) > 0.0)
-    # The radius that half of the primary energy stays within: less than the range of the fastest electrons, 1.77 MeV and 0.9 cm.
+    # The radius that half of the primary energy stays within; the fastest electrons, 1.77 MeV, reach 0.9 cm.
     depth = np.linspace(0.01, 5.0, 500)
     half = [depth[np.argmax([within(library.primary[n], r).sum() >= 0.5 for r in depth])] for n in fast]
     assert np.all(np.diff(half) > 0.0)
