@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import accuracy, anchoring, dcpt, dvh, gamma, gpu, let, speed
+from benchmarks import accuracy, anchoring, dcpt, dvh, gamma, gpu, let, photon_plans, speed
 from benchmarks.reference import DATA
 
 
@@ -21,6 +21,7 @@ def main() -> int:
         anchoring.main([str(data / "proton_mc")]),
         dcpt.main([str(data / "dicom" / "dcpt_proton_slab.zip")]),
         let.main([str(data / "dicom" / "dcpt_proton_slab.zip")]),
+        photon_plans.main([str(data)]),
         dvh.main([str(data)]),
         gamma.main([]),
         speed.main(["first"]),

@@ -28,6 +28,9 @@ Sides = tuple[float, float]
 Corner = Literal["upper left", "upper right", "lower right", "best"]
 
 _PANEL_INCHES: Final = (6.0, 4.6)
+_HEAD_INCHES: Final = 0.75
+_MARGINS: Final = {"left": 0.13, "right": 0.97, "bottom": 0.12, "top": 0.93}
+"""Of a panel; fixed, because an arrangement by what is in it differs in the last digits from time to time."""
 _DPI: Final = 130
 _MOST_POINTS: Final = 45
 """Measured points drawn along a scan: more would hide the line."""
@@ -96,17 +99,20 @@ def _arranged(picture: _Picture, panels: Sequence[Callable[[SubFigure, _Picture]
     columns = 2 if len(panels) <= 4 else 3
     rows = -(-len(panels) // columns)
     width, height = _PANEL_INCHES
-    figure = Figure(figsize=(columns * width, rows * height + 0.9), layout="constrained")
+    tall = rows * height + _HEAD_INCHES
+    figure = Figure(figsize=(columns * width, tall))
     FigureCanvasAgg(figure)
-    cells = figure.subfigures(rows, columns, squeeze=False).ravel()
-    for cell, panel in zip(cells, panels, strict=False):
-        panel(cell, picture)
+    top = 1.0 - _HEAD_INCHES / tall
+    cells = figure.add_gridspec(rows, columns, left=0.0, right=1.0, bottom=0.0, top=top, wspace=0.0, hspace=0.0)
+    for n, panel in enumerate(panels):
+        panel(figure.add_subfigure(cells[n // columns, n % columns]), picture)
     machine, reference = picture.machine, picture.machine.reference
     figure.suptitle(
         f"{machine.name} · {beam_quality(machine)} · {100 * reference.gy_per_mu:.4g} cGy/MU at "
         f"{reference.depth_mm:g} mm depth, SSD {reference.ssd_mm:g} mm, {_size(2 * (reference.field_mm,))}\n"
         f"points: measured · lines: collapsed cone · grey bands: ±{_TOLERANCE_PERCENT:g} %, ±{_TOLERANCE_MM:g} mm",
         fontsize=12,
+        y=1.0 - 0.15 / tall,
     )
     return figure
 
@@ -181,7 +187,7 @@ def _output_factors(cell: SubFigure, picture: _Picture) -> None:
 
 
 def _penumbras(cell: SubFigure, picture: _Picture) -> None:
-    axes = cell.subplots()
+    axes = cell.subplots(gridspec_kw=_MARGINS)
     axes.set_title("Penumbra, 80–20 % of the axis", loc="left", fontsize=11)
     for kind, marker in _MARKERS.items():
         for c in picture.of(kind):
@@ -198,7 +204,7 @@ def _penumbras(cell: SubFigure, picture: _Picture) -> None:
 
 
 def _spectrum(cell: SubFigure, picture: _Picture) -> None:
-    axes = cell.subplots()
+    axes = cell.subplots(gridspec_kw=_MARGINS)
     axes.set_title("Spectrum on the axis", loc="left", fontsize=11)
     for machine, style, color in ((picture.start, ":", _GREY), (picture.machine, "-", "C0")):
         energy, weight = machine.spectrum_mev, machine.spectrum_weight
@@ -212,7 +218,7 @@ def _spectrum(cell: SubFigure, picture: _Picture) -> None:
 
 
 def _open_beam(cell: SubFigure, picture: _Picture) -> None:
-    axes = cell.subplots()
+    axes = cell.subplots(gridspec_kw=_MARGINS)
     axes.set_title("Open beam in air", loc="left", fontsize=11)
     for machine, style, color in ((picture.start, ":", _GREY), (picture.machine, "-", "C0")):
         axes.plot(machine.profile_mm / 10.0, machine.profile, style, color=color, lw=1.6, label=machine.name)
@@ -224,7 +230,7 @@ def _open_beam(cell: SubFigure, picture: _Picture) -> None:
 
 
 def _numbers(cell: SubFigure, picture: _Picture) -> None:
-    axes = cell.subplots()
+    axes = cell.subplots(gridspec_kw=_MARGINS)
     axes.set_axis_off()
     axes.set_title("What was fitted, and from what", loc="left", fontsize=11)
     columns = [_fitted(machine) for machine in (picture.start, picture.machine)]
@@ -250,7 +256,7 @@ def _fitted(machine: PhotonMachine) -> dict[str, str]:
 
 def _with_residuals(cell: SubFigure, title: str) -> tuple[Axes, Axes]:
     """A large plot and one of differences below it, which share their horizontal axis."""
-    upper, lower = cell.subplots(2, 1, sharex=True, height_ratios=(3.0, 1.0))
+    upper, lower = cell.subplots(2, 1, sharex=True, height_ratios=(3.0, 1.0), gridspec_kw=_MARGINS)
     upper.set_title(title, loc="left", fontsize=11)
     upper.grid(color="0.9", lw=0.5)
     lower.axhspan(-_TOLERANCE_PERCENT, _TOLERANCE_PERCENT, color="0.9", zorder=0)

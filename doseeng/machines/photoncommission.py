@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 
 from doseeng.backend import Backend
-from doseeng.cpu import cpu
+from doseeng.cpu import CpuBackend
 from doseeng.errors import MachineError, Notice
 from doseeng.machines.pencilmodes import modes_of
 from doseeng.machines.photonmodel import Array, PhotonMachine
@@ -40,6 +40,8 @@ PROFILE_STEP_MM: Final = 20.0
 INSIDE: Final = 0.85
 """The open beam's profile is read from this share of the field, where no penumbra reaches."""
 PROFILE_ROUNDS: Final = 3
+THREADS: Final = 2
+"""Sums of dose round differently on other numbers of threads; on these a machine is the same on every computer."""
 FINE_MM: Final = 1.5
 """Rays for penumbras."""
 
@@ -135,7 +137,7 @@ def commission_photon(
             "no depth dose that can be used among the scans: the spectrum cannot be found; measure at least one field"
             + "".join(f"\n  {notice.where}: {notice.message}" for notice in measured.notices)
         )
-    backend = backend or cpu()
+    backend = backend or CpuBackend(THREADS)
     stages: list[tuple[str, bool, Callable[[PhotonMachine], PhotonMachine]]] = [
         ("spectrum", True, lambda m: _fit_spectrum(m, depth_doses, backend)),
         ("profile of the open beam", bool(profiles), lambda m: _fit_profile(m, profiles, backend)),
@@ -313,16 +315,20 @@ def _with_penumbra(scans: list[Scan]) -> list[tuple[Scan, float]]:
 
 
 def _fit_head(machine: PhotonMachine, factors: tuple[OutputFactor, ...], backend: Backend) -> PhotonMachine:
+    """Share and width of the extra-focal source; fields no wider than the reference tell its share alone."""
+
     def with_head(values: Array) -> PhotonMachine:
-        head = replace(machine.head, scatter_share=float(values[0]), scatter_sigma_mm=float(values[1]))
-        return replace(machine, head=head)
+        sigma_mm = float(values[1]) if is_wide else machine.head.scatter_sigma_mm
+        return replace(machine, head=replace(machine.head, scatter_share=float(values[0]), scatter_sigma_mm=sigma_mm))
 
     def error(values: Array) -> Array:
         fields = Fields(with_head(values), backend)
         return np.array([fields.factor(of) / of.factor - 1.0 for of in factors])
 
-    bounds = ((0.0, 5.0), (0.3, 60.0))
-    found = least_squares(error, [0.06, 20.0], bounds=bounds, x_scale=(0.02, 5.0), diff_step=0.1, xtol=1e-3)
+    is_wide = any(max(of.field_mm) > 1.5 * machine.reference.field_mm for of in factors)
+    start, bounds, scale = np.array([0.06, 20.0]), np.array(((0.0, 5.0), (0.3, 60.0))), np.array([0.02, 5.0])
+    n = 2 if is_wide else 1
+    found = least_squares(error, start[:n], bounds=bounds[:, :n], x_scale=scale[:n], diff_step=0.1, xtol=1e-3)
     return with_head(found.x)
 
 

@@ -31,6 +31,7 @@ from doseeng.scenario import NOMINAL, Scenario
 Array = np.ndarray
 BeamOf = Callable[..., PhotonBeam]
 AIR = 0.001
+FELT = ("attenuation", "electron_density", "density_gcm3", "water_ratio")
 each_algorithm = pytest.mark.parametrize("algorithm", Algorithm)
 LEAVES = LeafModel("20 x 5 mm", ((20, 5.0),), 400.0, 0.01, 0.01, 0.5, 0.5)
 
@@ -57,9 +58,8 @@ def places(grid: Grid) -> tuple[Array, Array, Array]:
 
 def matter(grid: Grid, density: Any, **others: Any) -> PhotonMaps:
     """Water of any density: attenuation, electrons and mass alike, unless told otherwise."""
-    names = ("attenuation", "electron_density", "density_gcm3", "water_ratio")
-    values = {**dict.fromkeys(names[:3], density), "water_ratio": 1.0, **others}
-    return PhotonMaps(*(Volume(grid, np.broadcast_to(np.float32(values[name]), grid.shape)) for name in names))
+    values = {**dict.fromkeys(FELT, density), "water_ratio": 1.0, **others}
+    return PhotonMaps(*(Volume(grid, np.broadcast_to(np.float32(values[name]), grid.shape)) for name in FELT))
 
 
 def cylinder() -> PhotonMaps:
@@ -267,8 +267,7 @@ def test_an_isocentre_that_moves_is_a_patient_that_moves_back(
     def back(grid: Grid) -> Grid:
         return replace(grid, origin_mm=tuple(np.subtract(grid.origin_mm, shift)))
 
-    volumes = (replace(getattr(WATER, f), grid=back(WATER.attenuation.grid)) for f in
-               ("attenuation", "electron_density", "density_gcm3", "water_ratio"))  # fmt: skip
+    volumes = (replace(getattr(WATER, name), grid=back(WATER.attenuation.grid)) for name in FELT)
     patient = dose_of(beam, machine, PhotonMaps(*volumes), back(GRID), algorithm)
     assert_same(moved, patient, 1e-4)
     assert np.abs(moved - dose_of(beam, machine, WATER, GRID, algorithm)).max() > 0.3 * moved.max()

@@ -46,7 +46,7 @@ def field_of(machine: PhotonMachine, side_mm: float, ssd_mm: float = SSD_MM, pit
 
 def measure(machine: PhotonMachine) -> Measurements:
     """A depth dose, two profiles, three output factors."""
-    ten, wide = field_of(machine, 100.0), field_of(machine, 160.0)
+    ten, wide = field_of(machine, 100.0), field_of(machine, 160.0, pitch_mm=1.5)
     # Penumbras are measured by a small detector: on finer rays than any fit uses.
     fine = field_of(machine, 100.0, pitch_mm=1.25)
     near, far = np.arange(-75.0, 76.0, 1.5), np.arange(-110.0, 111.0, 5.0)
