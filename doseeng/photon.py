@@ -10,12 +10,12 @@ algorithms; here every exposure is placed in the patient, with the errors of a s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from doseeng.backend import Backend, Materials, Rays
 from doseeng.beamseye import Frustum, gantry_to_index, grid_box, index_to_gantry, spanning, voxel_extent_mm
@@ -28,6 +28,8 @@ from doseeng.photonkernels import TransportTables, transport_tables
 from doseeng.photonlevels import Algorithm, Level, exposure_levels, transport
 from doseeng.plan import PhotonBeam
 from doseeng.scenario import NOMINAL, Scenario
+
+Exposed = tuple[Exposure, tuple[Level, ...]]
 
 AIR_DENSITY: Final = 0.05
 """Slices are marched where anything is denser; the beam crosses air unchanged."""
@@ -64,12 +66,13 @@ class PhotonModel:
     backend: Backend
     medium: Any
     gy_per_fluence: float
-    _levels: dict[float, list[tuple[Exposure, tuple[Level, ...]]]] = field(default_factory=dict)
+    _levels: dict[float, list[Exposed]] = field(default_factory=dict)
 
     def dose(self, scenario: Scenario = NOMINAL) -> Any:
         """Dose of one fraction, Gy, an array (grid.shape) of the backend."""
-        parts = np.array_split(np.arange(len(self._exposed(scenario))), self.backend.workers)
-        tasks = [partial(self._part, scenario, part) for part in parts if len(part)]
+        exposed = self._exposed(scenario)
+        parts = np.array_split(np.arange(len(exposed)), self.backend.workers)
+        tasks = [partial(self._part, scenario, [exposed[i] for i in part]) for part in parts if len(part)]
         first, *others = self.backend.together(tasks)
         for values in others:
             first += values
@@ -87,11 +90,10 @@ class PhotonModel:
             exposure.collimator_deg + scenario.collimator_deg,
         )
 
-    def _part(self, scenario: Scenario, which: npt.NDArray[np.int64]) -> Any:
+    def _part(self, scenario: Scenario, exposed: Sequence[Exposed]) -> Any:
         """Dose over calibration of some exposures."""
         out = self.backend.zeros(self.grid.shape)
-        exposed = self._exposed(scenario)
-        for exposure, levels in [exposed[i] for i in which]:
+        for exposure, levels in exposed:
             frame = self.frame(exposure, scenario)
             for level in levels:
                 rays = self._trace(level.frustum, frame, scenario)
@@ -113,19 +115,21 @@ class PhotonModel:
             rays = Rays(spanned, rays.stopping * scale, rays.spreading * scale)
         return rays
 
-    def _exposed(self, scenario: Scenario) -> list[tuple[Exposure, tuple[Level, ...]]]:
+    def _exposed(self, scenario: Scenario) -> list[Exposed]:
         """Exposures and their rays, made again when the error of the leaves changes."""
         opening = scenario.leaf_opening_mm
-        if opening not in self._levels:
-            self._levels.clear()
+        known = self._levels.get(opening)
+        if known is None:
             leaves = tuple(replace(m, tip_offset_mm=m.tip_offset_mm + opening) for m in self.machine.leaves)
             machine, settings = replace(self.machine, leaves=leaves), self.settings
             voxel = float(np.min(self.grid.spacing_mm))
             pitch = float(np.clip(voxel / np.sqrt(2.0), 0.5 * settings.pitch_mm, settings.pitch_mm))
             slice_mm = float(np.clip(voxel, 0.5 * settings.slice_mm, settings.slice_mm))
             of = (machine, settings.algorithm, self.backend, pitch, slice_mm)
-            self._levels[opening] = [(e, exposure_levels(self.beam, e, *of)) for e in exposures(self.beam)]
-        return self._levels[opening]
+            known = [(e, exposure_levels(self.beam, e, *of)) for e in exposures(self.beam)]
+            self._levels.clear()
+            self._levels[opening] = known
+        return known
 
 
 def prepare_photon_beam(

@@ -22,6 +22,7 @@ from doseeng.machines.photonmodel import PhotonMachine
 from doseeng.photonkernels import TransportTables, cone_sets, electron_fluence, softening_factor
 from doseeng.plan import PhotonBeam
 
+Array = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 
 PRIMARY_MARGIN_MM: Final = 25.0
@@ -49,7 +50,7 @@ class Level:
     """One set of rays of an exposure and what they start with, arrays of the backend (n_v, n_u), MU times relative
     energy fluence.
 
-    fluence: of photons. outside: of photons on coarse rays that no fine ray covers. electrons: contaminant ones. Fine
+    fluence: of photons. outside: of photons whose primary energy no fine ray carries. electrons: contaminant ones. Fine
     rays have neither of the last two.
     """
 
@@ -78,7 +79,8 @@ def exposure_levels(
     fine = _rays_around(box, PRIMARY_MARGIN_MM, machine, pitch_mm, slice_mm)
     coarse = _rays_around(box, SCATTER_MARGIN_MM, machine, COARSE_PITCH_MM[algorithm], COARSE_SLICES * slice_mm)
     near, far = (_fluence(beam, exposure, machine, frustum) for frustum in (fine, coarse))
-    outside, electrons = far * _uncovered(coarse, fine), electron_fluence(machine, coarse, far)
+    near *= _nearness(coarse, fine, fine)
+    outside, electrons = far * (1.0 - _nearness(coarse, fine, coarse)), electron_fluence(machine, coarse, far)
     put = backend.put
     return (
         Level(fine, put(softening_factor(machine, fine)), put(near)),
@@ -121,12 +123,15 @@ def _fluence(beam: PhotonBeam, exposure: Exposure, machine: PhotonMachine, frust
     return total
 
 
-def _uncovered(coarse: Frustum, fine: Frustum) -> Float32:
-    """(n_v, n_u) share of each coarse pixel that lies outside the fine rays."""
+def _nearness(coarse: Frustum, fine: Frustum, rays: Frustum) -> Float32:
+    """(n_v, n_u) share of the photons of `rays` that fine rays carry: 1 within them, falling to 0 at their edges.
 
-    def covered(centers: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        half = 0.5 * coarse.pitch_mm
-        inside = np.minimum(centers + half, edges[-1]) - np.maximum(centers - half, edges[0])
-        return np.clip(inside / coarse.pitch_mm, 0.0, 1.0)
+    Linear between coarse rays, so that what coarse ones carry, interpolated, is the rest everywhere.
+    """
 
-    return (1.0 - np.outer(covered(coarse.v_mm, fine.v_mm), covered(coarse.u_mm, fine.u_mm))).astype(np.float32)
+    def along(nodes: Array, edges: Array, at: Array) -> Array:
+        within = (nodes - coarse.pitch_mm >= edges[0]) & (nodes + coarse.pitch_mm <= edges[-1])
+        return np.asarray(np.interp(at, nodes, within.astype(np.float64)))
+
+    across = along(coarse.v_mm, fine.v_mm, rays.v_mm), along(coarse.u_mm, fine.u_mm, rays.u_mm)
+    return np.outer(*across).astype(np.float32)

@@ -29,7 +29,7 @@ Corner = Literal["upper left", "upper right", "lower right", "best"]
 
 _PANEL_INCHES: Final = (6.0, 4.6)
 _HEAD_INCHES: Final = 0.75
-_MARGINS: Final = {"left": 0.13, "right": 0.97, "bottom": 0.12, "top": 0.93}
+_MARGINS: Final = {"left": 0.13, "right": 0.97, "bottom": 0.12, "top": 0.93, "hspace": 0.08}
 """Of a panel; fixed, because an arrangement by what is in it differs in the last digits from time to time."""
 _DPI: Final = 130
 _MOST_POINTS: Final = 45
@@ -102,10 +102,9 @@ def _arranged(picture: _Picture, panels: Sequence[Callable[[SubFigure, _Picture]
     tall = rows * height + _HEAD_INCHES
     figure = Figure(figsize=(columns * width, tall))
     FigureCanvasAgg(figure)
-    top = 1.0 - _HEAD_INCHES / tall
-    cells = figure.add_gridspec(rows, columns, left=0.0, right=1.0, bottom=0.0, top=top, wspace=0.0, hspace=0.0)
-    for n, panel in enumerate(panels):
-        panel(figure.add_subfigure(cells[n // columns, n % columns]), picture)
+    cells = figure.subfigures(rows + 1, columns, height_ratios=[_HEAD_INCHES, *[height] * rows], wspace=0.0, hspace=0.0)
+    for cell, panel in zip(cells[1:].ravel(), panels, strict=False):
+        panel(cell, picture)
     machine, reference = picture.machine, picture.machine.reference
     figure.suptitle(
         f"{machine.name} · {beam_quality(machine)} · {100 * reference.gy_per_mu:.4g} cGy/MU at "

@@ -182,7 +182,6 @@ def test_dose_falls_outside_the_field(field: Fields, algorithm: Algorithm) -> No
 
 
 @each_algorithm
-@pytest.mark.xfail(strict=True, reason="where fine rays end, 25 mm outside the field, dose jumps by 1 % of the axis")
 def test_dose_outside_the_field_has_no_steps(field: Fields, algorithm: Algorithm) -> None:
     dose = field(algorithm, 50.0, 900.0)
     for depth_mm in (15.0, 100.0):
