@@ -102,8 +102,9 @@ def _arranged(picture: _Picture, panels: Sequence[Callable[[SubFigure, _Picture]
     tall = rows * height + _HEAD_INCHES
     figure = Figure(figsize=(columns * width, tall))
     FigureCanvasAgg(figure)
-    cells = figure.subfigures(rows + 1, columns, height_ratios=[_HEAD_INCHES, *[height] * rows], wspace=0.0, hspace=0.0)
-    for cell, panel in zip(cells[1:].ravel(), panels, strict=False):
+    ratios = [_HEAD_INCHES, *[height] * rows]
+    cells = figure.subfigures(rows + 1, columns, squeeze=False, height_ratios=ratios, wspace=0.0, hspace=0.0)
+    for cell, panel in zip(np.asarray(cells)[1:].ravel(), panels, strict=False):
         panel(cell, picture)
     machine, reference = picture.machine, picture.machine.reference
     figure.suptitle(

@@ -293,10 +293,15 @@ def test_a_diagonal_reaches_farther_and_spoils_nothing(truth: PhotonMachine) -> 
     np.testing.assert_allclose(found.profile, wanted, atol=0.003)
 
 
-def test_a_shipped_machine_comes_out_byte_for_byte() -> None:
+def test_a_shipped_machine_comes_out_again() -> None:
+    """As far as another processor's rounding lets a fit end at the same place."""
     (quality,) = (q for q in QUALITIES if q.folder == "10mv-fff")
     machine, _, _ = commission_photon(read_scans(PUBLISHED / quality.folder), generic_start(quality))
-    assert photon_machine_text(machine).encode() == (SHIPPED / f"{quality.name}.toml").read_bytes()
+    shipped = read_photon_machine(SHIPPED / f"{quality.name}.toml")
+    assert (machine.head, machine.electrons, machine.leaves) == (shipped.head, shipped.electrons, shipped.leaves)
+    for name in ("spectrum_mev", "spectrum_weight", "profile_mm", "profile"):
+        np.testing.assert_allclose(getattr(machine, name), getattr(shipped, name), rtol=2e-3, atol=1e-5)
+    np.testing.assert_allclose(machine.cones.primary, shipped.cones.primary, rtol=2e-3, atol=1e-6)
 
 
 # --- adjust ---------------------------------------------------------------------------------------------------------
