@@ -77,7 +77,8 @@ def exposure_levels(
     """The fine and the coarse rays of an exposure, across the beam only: slices come with the image."""
     box = opening_box(beam, exposure)
     fine = _rays_around(box, PRIMARY_MARGIN_MM, machine, pitch_mm, slice_mm)
-    coarse = _rays_around(box, SCATTER_MARGIN_MM, machine, COARSE_PITCH_MM[algorithm], COARSE_SLICES * slice_mm)
+    coarse_mm = max(COARSE_PITCH_MM[algorithm], 2.0 * pitch_mm)
+    coarse = _rays_around(box, SCATTER_MARGIN_MM, machine, coarse_mm, COARSE_SLICES * slice_mm)
     near, far = (_fluence(beam, exposure, machine, frustum) for frustum in (fine, coarse))
     near *= _nearness(coarse, fine, fine)
     outside, electrons = far * (1.0 - _nearness(coarse, fine, coarse)), electron_fluence(machine, coarse, far)

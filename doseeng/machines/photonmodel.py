@@ -119,7 +119,8 @@ class PhotonMachine:
     energy_mv: nominal; fluence_mode: STANDARD or FFF. source_axis_mm: target to isocentre. spectrum_mev (n,): photon
     energies, spectrum_weight (n,): their share of the energy fluence on the axis. softening: 1 when the flattening
     filter softens the beam off the axis, 0 when not. profile_mm (m,): distance from the axis in the isocentre plane,
-    profile (m,): energy fluence in air of the open beam over that on the axis.
+    profile (m,): what the open beam has to be multiplied with there; with softening this is less than the energy
+    fluence in air over that on the axis, because softer photons set more energy free.
     """
 
     name: str

@@ -419,7 +419,7 @@ def test_whole_photon_beam(
     beam = beam_of((-20.0, 15.0), (-10.0, 20.0), fraction=(0.0, 0.4, 1.0), gantry_deg=np.array([0.0, 5.0, 10.0]))
     if SIMULATED:
         # The field that calibrates takes the simulator hours.
-        monkeypatch.setattr("doseeng.photonfield.gy_per_fluence", lambda *_: 0.01)
+        monkeypatch.setattr("doseeng.photon.gy_per_fluence", lambda *_: 0.01)
     doses = []
     for backend in (cpu(), gpu):
         materials = Materials(*(backend.put(v.values) for v in (maps.attenuation, maps.electron_density)))
