@@ -179,9 +179,9 @@ class CudaBackend:
         """As `Backend.carry`."""
         cuda_photon.carry(self, rays, released, modes, out)
 
-    def cones(self, rays: Rays, released: Any, cones: Sequence[Cones], out: Any) -> None:
+    def cones(self, rays: Rays, released: Any, sets: Sequence[Cones], out: Any) -> None:
         """As `Backend.cones`."""
-        cuda_photon.cones(self, rays, released, cones, out)
+        cuda_photon.cones(self, rays, released, sets, out)
 
     def settle(self, rays: Rays, released: Any, out: Any) -> None:
         """As `Backend.settle`."""

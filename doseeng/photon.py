@@ -120,13 +120,12 @@ class PhotonModel:
         opening = scenario.leaf_opening_mm
         known = self._levels.get(opening)
         if known is None:
-            leaves = tuple(replace(m, tip_offset_mm=m.tip_offset_mm + opening) for m in self.machine.leaves)
-            machine, settings = replace(self.machine, leaves=leaves), self.settings
+            beam, settings = _opened(self.beam, opening), self.settings
             voxel = float(np.min(self.grid.spacing_mm))
             pitch = float(np.clip(voxel / np.sqrt(2.0), 0.5 * settings.pitch_mm, settings.pitch_mm))
             slice_mm = float(np.clip(voxel, 0.5 * settings.slice_mm, settings.slice_mm))
-            of = (machine, settings.algorithm, self.backend, pitch, slice_mm)
-            known = [(e, exposure_levels(self.beam, e, *of)) for e in exposures(self.beam)]
+            of = (self.machine, settings.algorithm, self.backend, pitch, slice_mm)
+            known = [(e, exposure_levels(beam, e, *of)) for e in exposures(beam)]
             self._levels.clear()
             self._levels[opening] = known
         return known
@@ -162,3 +161,16 @@ def _matter(maps: PhotonMaps) -> Grid:
     found = [np.flatnonzero(dense.any(axis=axes))[[0, -1]] for axes in ((0, 1), (0, 2), (1, 2))]
     corners = np.array([[i, j, k] for i in found[0] for j in found[1] for k in found[2]])
     return crop_grid(image, image.to_patient(corners), max(image.spacing_mm))
+
+
+def _opened(beam: PhotonBeam, opening_mm: float) -> PhotonBeam:
+    """The beam with every leaf end open farther; ends that would cross when they close meet halfway."""
+    if not opening_mm:
+        return beam
+    moved = []
+    for mlc in beam.mlcs:
+        low, high = mlc.leaf_mm[:, 0], mlc.leaf_mm[:, 1]
+        middle = 0.5 * (low + high)
+        ends = np.minimum(low - opening_mm, middle), np.maximum(high + opening_mm, middle)
+        moved.append(replace(mlc, leaf_mm=np.stack(ends, axis=1)))
+    return replace(beam, mlcs=tuple(moved))
