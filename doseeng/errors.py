@@ -12,6 +12,7 @@ holds a patient's name or identifier.
     ├── MaterialError         HU tables and overrides
     ├── BackendUnavailable    a device that was asked for and is not there
     ├── MetricError           DVH and gamma asked something that has no answer
+    ├── RegistrationError     images that cannot be brought together, transforms that are no transforms
     └── ConfigError           TOML written by people
 """
 
@@ -52,6 +53,10 @@ class BackendUnavailable(DoseengError):
 
 class MetricError(DoseengError):
     """A DVH or gamma quantity was asked that the data cannot answer."""
+
+
+class RegistrationError(DoseengError):
+    """Two images cannot be brought together, or a transform is none (not invertible, not finite, of another shape)."""
 
 
 class ConfigError(DoseengError):
