@@ -21,6 +21,8 @@ Float32 = npt.NDArray[np.float32]
 
 ROTATION_TOLERANCE: Final = 1e-4
 """Rotation matrices from DICOM carry about six decimals; anything further off is no rigid transform."""
+SAME_POSITION_MM: Final = 0.1
+"""Two rigid transforms that place a patient this alike are the same one, as far as rounded matrices can tell."""
 INVERSION_STEPS: Final = 30
 INVERSION_TOLERANCE_MM: Final = 0.01
 
@@ -82,6 +84,12 @@ def rigid_from_matrix(matrix: npt.ArrayLike, centre_mm: npt.ArrayLike = (0.0, 0.
     if m.shape != (4, 4) or not np.allclose(m[3], (0.0, 0.0, 0.0, 1.0), atol=ROTATION_TOLERANCE):
         raise RegistrationError(f"rigid transform: expected a (4, 4) homogeneous matrix, found {m.tolist()}")
     return RigidTransform(m[:3, :3], m[:3, 3] - centre + m[:3, :3] @ centre, centre)
+
+
+def is_near(one: RigidTransform, other: RigidTransform) -> bool:
+    """Whether two transforms agree within SAME_POSITION_MM over a cube of 60 cm round the origin: a patient."""
+    corners = np.array([(x, y, z) for x in (-300.0, 300.0) for y in (-300.0, 300.0) for z in (-300.0, 300.0)])
+    return bool(np.linalg.norm(one.apply(corners) - other.apply(corners), axis=1).max() <= SAME_POSITION_MM)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

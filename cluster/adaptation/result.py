@@ -10,6 +10,7 @@ from doseeng.dose import Dose
 from doseeng.errors import Notice
 from doseeng.grid import Volume
 from doseeng.structures import StructureSet
+from doseeng.waterpath import PathChange
 from registration.result import DayRegistration, GateResult
 from robust.goals import Goal
 from robust.result import DvhBand, RobustReport, Verdict
@@ -55,21 +56,6 @@ class DayGoal:
     reason: str
     accepted_in_plan: bool = False
     course: float = float("nan")
-
-
-@dataclass(frozen=True, slots=True)
-class PathChange:
-    """Water-equivalent path of one field to the distal edge of the target: change against the plan in mm (+ = deeper).
-
-    mean, p05, p95 over the rays through the target; worst: largest magnitude, signed.
-    """
-
-    beam_number: int
-    beam_name: str
-    mean_mm: float
-    p05_mm: float
-    p95_mm: float
-    worst_mm: float
 
 
 @dataclass(frozen=True, slots=True)

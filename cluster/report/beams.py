@@ -68,8 +68,13 @@ def _photon_row(beam: PhotonBeam) -> tuple[str, ...]:
 
 
 def beam_name(beam: ProtonBeam | PhotonBeam) -> str:
+    """Number and name of a beam."""
+    return field_name(beam.number, beam.name)
+
+
+def field_name(number: int, name: str) -> str:
     """Number and name, once where they are the same."""
-    return beam.name if beam.name == str(beam.number) else f"{beam.number} {beam.name}".strip()
+    return name if name == str(number) else f"{number} {name}".strip()
 
 
 def _range(values: npt.NDArray[np.float64]) -> str:

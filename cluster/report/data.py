@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
 
-from cluster.report.plots import DvhPlot
+from cluster.report.plots import Array, DvhPlot
 from robust.export import anchoring_to_json, scenario_to_json
 from robust.result import RobustReport
 
@@ -40,20 +41,37 @@ def report_data(
             }
             for r in report.goals
         ],
-        "dvh": {
-            "dose_decimals": dose_decimals,
-            "dose_gy": plot.dose_gy.round(3).tolist(),
-            "curves": [
-                {
-                    "structure": c.structure,
-                    "nominal": c.nominal.round(2).tolist(),
-                    "lowest": c.lowest.round(2).tolist(),
-                    "highest": c.highest.round(2).tolist(),
-                }
-                for c in plot.curves
-            ],
-        },
+        "dvh": dvh_data(plot, dose_decimals),
     }
+
+
+def facts(provenance: dict[str, object]) -> list[tuple[str, str]]:
+    """The plain values of the provenance, two levels deep, as name and text."""
+    facts: list[tuple[str, str]] = []
+    for key, value in provenance.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        facts += [
+            (f"{key} {name}".replace("_", " ").strip(), str(item))
+            for name, item in inner.items()
+            if isinstance(item, str | int | float | bool)
+        ]
+    return facts
+
+
+def dvh_data(plot: DvhPlot, dose_decimals: int, planned: Sequence[Array] = ()) -> dict[str, object]:
+    """The curves of a plot, for its read-out; planned: volume percent to be read beside each curve, if any."""
+    curves: list[dict[str, object]] = [
+        {
+            "structure": c.structure,
+            "nominal": c.nominal.round(2).tolist(),
+            "lowest": c.lowest.round(2).tolist(),
+            "highest": c.highest.round(2).tolist(),
+        }
+        for c in plot.curves
+    ]
+    for curve, volume in zip(curves, planned, strict=False):
+        curve["planned"] = volume.round(2).tolist()
+    return {"dose_decimals": dose_decimals, "dose_gy": plot.dose_gy.round(3).tolist(), "curves": curves}
 
 
 def finite(value: object) -> object:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 from typing import Final
-
-import jinja2
 
 from cluster.report import plots, text
 from cluster.report.beams import beam_table
 from cluster.report.colors import EMPHASISED_PERCENT, ISODOSES, UNKNOWN_COLOR, StructureColor
-from cluster.report.data import finite, report_data
+from cluster.report.data import facts, finite, report_data
+from cluster.report.document import render_document
 from cluster.report.goaltable import STATUS_WORD, goal_row, is_met
 from cluster.report.openings import beam_openings
 from cluster.report.pictures import Pictures
@@ -51,7 +47,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class DoseRow:
-    """Doses of one structure read from its DVH: nominal and, in brackets, lowest to highest over the scenarios."""
+    """Doses of one structure read from its DVH, each as two texts: the main one, and what it is compared with."""
 
     structure: str
     volume: str
@@ -70,18 +66,10 @@ def render_page(
     view = pictures.view
     plot = plots.dvh_plot(report.bands, view.reference_gy)
     decimals = text.dose_decimals(view.reference_gy)
-    script = _asset("report.js")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cluster.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    values: dict[str, object] = dict(
         report=report,
         plan=case.plan,
-        prescriptions=_prescriptions(case, unit),
+        prescriptions=prescriptions(case, unit),
         written=f"{written:%Y-%m-%d %H:%M %Z}".strip(),
         unit=unit,
         meaning=VERDICT_MEANING,
@@ -92,7 +80,7 @@ def render_page(
         area=plots,
         colors={curve.structure: colors.get(curve.structure, UNKNOWN_COLOR) for curve in plot.curves},
         structure_colors=colors,
-        shown=_shown(report, case),
+        shown=shown_curves({r.goal.structure for r in report.goals}, report.bands, case),
         dose_rows=[_dose_row(band, decimals) for band in report.bands],
         pictures=pictures,
         reference=text.limit_text(round(view.reference_gy, 2)),
@@ -104,20 +92,15 @@ def render_page(
         openings=beam_openings(case.plan),
         scenarios=scenario_table(report, case.plan.modality),
         notices=_notices(report, case, pictures.notices),
-        facts=_facts(report.provenance),
+        facts=facts(report.provenance),
         provenance=json.dumps(finite(report.provenance), indent=2, ensure_ascii=False, default=str),
         data=finite(report_data(report, plot, unit, decimals, written)),
-        style=_asset("report.css"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+    return render_document("report.html.j2", ("report.css",), values)
 
 
-def _asset(name: str) -> str:
-    return (files("cluster.report") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _prescriptions(case: Case, unit: str) -> list[str]:
+def prescriptions(case: Case, unit: str) -> list[str]:
+    """The prescriptions of a plan as text, highest first."""
     names = {s.number: s.name for s in case.structures.structures}
     return [
         f"{names.get(p.roi_number, f'ROI {p.roi_number}')} {p.dose_gy:g} {unit}"
@@ -172,9 +155,8 @@ def _goal_tile(title: str, result: GoalResult, report: RobustReport, unit: str) 
     )
 
 
-def _shown(report: RobustReport, case: Case) -> set[str]:
-    """The curves that start visible: those with goals and targets first, the body outline last."""
-    goals = {r.goal.structure for r in report.goals}
+def shown_curves(goals: set[str], bands: tuple[DvhBand, ...], case: Case) -> set[str]:
+    """The curves that start visible: those with goals and targets first, the body outline never."""
     kinds = {s.name: s for s in case.structures.structures}
 
     def rank(band: DvhBand) -> int:
@@ -185,7 +167,7 @@ def _shown(report: RobustReport, case: Case) -> set[str]:
             return 3
         return 1 if structure is not None and structure.is_target else 2
 
-    ordered = sorted((band for band in report.bands if rank(band) < 3), key=rank)
+    ordered = sorted((band for band in bands if rank(band) < 3), key=rank)
     return {band.structure for band in ordered[:_SHOWN_CURVES]}
 
 
@@ -204,16 +186,3 @@ def _dose_row(band: DvhBand, decimals: int) -> DoseRow:
 def _notices(report: RobustReport, case: Case, drawing: tuple[Notice, ...]) -> list[Notice]:
     """Every notice once, in order of appearance: reading, structures, evaluation, drawing."""
     return list(dict.fromkeys((*case.notices, *case.structures.notices, *report.notices, *drawing)))
-
-
-def _facts(provenance: dict[str, object]) -> list[tuple[str, str]]:
-    """The plain values of the provenance, two levels deep, as name and text."""
-    facts: list[tuple[str, str]] = []
-    for key, value in provenance.items():
-        inner = value if isinstance(value, dict) else {"": value}
-        facts += [
-            (f"{key} {name}".replace("_", " ").strip(), str(item))
-            for name, item in inner.items()
-            if isinstance(item, str | int | float | bool)
-        ]
-    return facts

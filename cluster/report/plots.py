@@ -92,7 +92,7 @@ def dvh_plot(bands: tuple[DvhBand, ...], reference_gy: float) -> DvhPlot:
         last += [float(band.dose_gy[occupied[-1]])] if len(occupied) else []
     end = 1.04 * max(last)
     dose = np.linspace(0.0, end, _SAMPLES)
-    step = _round_step(end / 8)
+    step = round_step(end / 8)
     dose_ticks = tuple(
         Tick(round(LEFT + (RIGHT - LEFT) * t / end, 2), f"{t:g}") for t in np.arange(0.0, end + step / 1e6, step)
     )
@@ -131,6 +131,13 @@ def spread(result: GoalResult) -> Spread | None:
     return Spread(at(limit), tuple(map(at, values.tolist())), at(float(values[0])), at(worst), at(banded))
 
 
+def curve_line(dose: Array, volume_percent: Array) -> str:
+    """The SVG path of a curve over the dose axis (_SAMPLES,) of a plot; "" where it has no values."""
+    if not np.isfinite(volume_percent).all():
+        return ""
+    return _path(_thinned(LEFT + (RIGHT - LEFT) * dose / dose[-1], _y(volume_percent)))
+
+
 def _curve(band: DvhBand, dose: Array) -> Curve:
     volume = np.array([np.interp(dose, band.dose_gy, row, right=0.0) for row in band.volume_percent])
     known = volume[np.isfinite(volume).all(axis=1)]
@@ -144,7 +151,7 @@ def _curve(band: DvhBand, dose: Array) -> Curve:
         structure=band.structure,
         volume_cm3=band.volume_cm3,
         band=_path(np.concatenate([upper, lower])) + "Z",
-        nominal_line=_path(_thinned(x, _y(nominal))) if np.isfinite(nominal).all() else "",
+        nominal_line=curve_line(dose, nominal),
         scenario_lines=tuple(_path(_thinned(x, _y(row))) for row in known),
         markers=tuple(
             (round(LEFT + (RIGHT - LEFT) * d / dose[-1], 1), round(float(_y(v)), 1))
@@ -178,7 +185,7 @@ def _path(points: Array) -> str:
     return "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def _round_step(rough: float) -> float:
+def round_step(rough: float) -> float:
     """The smallest of 1, 2, 5 times a power of ten that is not below `rough`."""
     power = 10.0 ** np.floor(np.log10(rough))
     return float(next(m * power for m in (1.0, 2.0, 5.0, 10.0) if m * power >= rough * (1 - 1e-9)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -85,7 +85,20 @@ def make_scene(
     structures: Iterable[Structure],
     colors: dict[str, StructureColor],
 ) -> tuple[Scene, list[Notice]]:
-    """The plane at `position_mm` along its axis. A structure that cannot be cut is left out and named in a notice."""
+    """The plane of a case's CT at `position_mm` along its axis; see `scene_of`."""
+    return scene_of(case.ct, view, plane, position_mm, structures, colors)
+
+
+def scene_of(
+    image: Volume,
+    view: View,
+    plane: Plane,
+    position_mm: float,
+    structures: Iterable[Structure],
+    colors: dict[str, StructureColor],
+) -> tuple[Scene, list[Notice]]:
+    """The plane of an image (HU) at `position_mm` along its axis. A structure that cannot be cut is left out and named
+    in a notice."""
     grid = view.plane_grid(plane, position_mm)
     across, down = [axis for axis in range(3) if axis != plane.axis]
     size = grid.shape[::-1]
@@ -95,13 +108,13 @@ def make_scene(
     notices: list[Notice] = []
     for structure in structures:
         try:
-            lines = _outline(structure, plane, position_mm, case.ct.grid, grid, columns, rows)
+            lines = _outline(structure, plane, position_mm, image.grid, grid, columns, rows)
         except StructureError as error:
             notices.append(Notice("contour-not-drawn", structure.name, f"{error}; the {plane} picture lacks it"))
             continue
         if lines:
             outlines.append((colors[structure.name].on_dark, lines))
-    ct = slice_values(case.ct, grid, _AIR_HU)
+    ct = slice_values(image, grid, _AIR_HU)
     return Scene(plane, position_mm, grid, columns, rows, ct, tuple(outlines)), notices
 
 
@@ -117,6 +130,15 @@ def choose_window(case: Case, view: View) -> Window:
 
 def draw(scene: Scene, dose: Volume, reference_gy: float, window: Window) -> bytes:
     """WebP picture of a scene with its dose wash (percent of reference_gy), isodose lines and structures."""
+    percent = 100.0 * slice_values(dose, scene.grid, 0.0) / reference_gy
+    return picture(scene, window, lambda axes: paint_dose(axes, scene, percent))
+
+
+def picture(scene: Scene, window: Window, paint: Callable[[Axes], None], rgb: Image | None = None) -> bytes:
+    """WebP picture of a scene: its image, what `paint` draws (in mm of columns and rows), then structures and marks.
+
+    rgb: (rows, columns, 3) in 0..1, shown instead of the grey image of the scene.
+    """
     aspect = len(scene.rows_mm) / len(scene.columns_mm)
     width = _LONG_SIDE_PX if aspect <= 1 else round(_LONG_SIDE_PX / aspect)
     height = round(width * aspect)
@@ -128,7 +150,7 @@ def draw(scene: Scene, dose: Volume, reference_gy: float, window: Window) -> byt
     left, right = scene.columns_mm[0] - half, scene.columns_mm[-1] + half
     low, high = scene.rows_mm[0] - half, scene.rows_mm[-1] + half
     axes.imshow(
-        scene.ct_hu,
+        scene.ct_hu if rgb is None else rgb,
         cmap="gray",
         vmin=window.low_hu,
         vmax=window.high_hu,
@@ -137,7 +159,7 @@ def draw(scene: Scene, dose: Volume, reference_gy: float, window: Window) -> byt
         interpolation="bilinear",
         aspect="auto",
     )
-    _draw_dose(axes, scene, 100.0 * slice_values(dose, scene.grid, 0.0) / reference_gy)
+    paint(axes)
     for color, lines in scene.outlines:
         axes.add_collection(LineCollection(lines, colors="black", linewidths=2.8, alpha=0.55))
         axes.add_collection(LineCollection(lines, colors=color, linewidths=1.5))
@@ -155,7 +177,8 @@ def data_uri(webp: bytes) -> str:
     return "data:image/webp;base64," + base64.b64encode(webp).decode("ascii")
 
 
-def _draw_dose(axes: Axes, scene: Scene, percent: Image) -> None:
+def paint_dose(axes: Axes, scene: Scene, percent: Image) -> None:
+    """Dose wash and isodose lines of a picture; percent: (rows, columns) of the reference dose."""
     levels = [level for level, _ in ISODOSES]
     opacity = np.linspace(*_WASH_OPACITY, len(ISODOSES))
     bands = [to_rgba(color, alpha) for (_, color), alpha in zip(ISODOSES, opacity.tolist(), strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from doseeng.case import Case
 from doseeng.grid import Grid, Volume, resample
 from doseeng.structures import Structure
+from robust.goals import Goal
 from robust.result import RobustReport
 
 Array = npt.NDArray[np.float64]
@@ -69,10 +71,22 @@ class View:
 
 
 def make_view(report: RobustReport, case: Case, stack_size: int) -> View:
-    """The view of a case: through the centre of the target with the highest prescription, else of the dose."""
+    """The view of a robustness report: see `view_of`; the dose is the nominal one."""
+    return view_of(case, report.nominal.volume, "nominal dose", [r.goal for r in report.goals], stack_size)
+
+
+def view_of(case: Case, dose: Volume | None, dose_name: str, goals: Iterable[Goal], stack_size: int) -> View:
+    """The view of a case: through the centre of the target with the highest prescription, else of the dose.
+
+    Without a prescription, in the plan or in a goal, 100 % is the maximum of `dose`, which is called `dose_name`.
+    Without a dose, the target, or else the whole image, counts as irradiated.
+    """
     target = main_target(case)
-    reference_gy, reference_name = _reference(report, case)
-    irradiated = _irradiated_box(report.nominal.volume, reference_gy)
+    reference_gy, reference_name = _reference(case, dose, dose_name, goals)
+    if dose is not None:
+        irradiated = _irradiated_box(dose, reference_gy)
+    else:
+        irradiated = _contour_box(target) if target is not None else _box(case.ct.grid.corners_mm())
     if target is not None:
         box = _contour_box(target)
         centre, centre_name = box.mean(axis=0), f"centre of {target.name}"
@@ -119,14 +133,14 @@ def highest(values: npt.NDArray[np.float32]) -> float:
     return float(np.max(values, initial=0.0, where=np.isfinite(values)))
 
 
-def _reference(report: RobustReport, case: Case) -> tuple[float, str]:
+def _reference(case: Case, dose: Volume | None, dose_name: str, goals: Iterable[Goal]) -> tuple[float, str]:
     doses = [p.dose_gy for p in case.plan.prescriptions]
     if doses:
         return max(doses), "prescription"
-    doses = [g.goal.prescription_gy for g in report.goals if g.goal.prescription_gy]
+    doses = [goal.prescription_gy for goal in goals if goal.prescription_gy]
     if doses:
         return max(doses), "prescription of the goals"
-    return highest(report.nominal.volume.values) or 1.0, "maximum of the nominal dose"
+    return (highest(dose.values) if dose is not None else 0.0) or 1.0, f"maximum of the {dose_name}"
 
 
 def _irradiated_box(dose: Volume, reference_gy: float) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from doseeng.dicom.files import read_file
 from doseeng.dicom.pixels import pixels
 from doseeng.dicom.planes import POSITION_TOLERANCE_MM, orientation, pixel_spacing_mm, position
 from doseeng.dicom.tags import integer, number, text
+from doseeng.dicom.times import acquisition_time
 from doseeng.dicom.writing import decimals, new_dataset, patient_module, save, study_module
 from doseeng.errors import DicomError, GeometryError, Notice
 from doseeng.grid import Grid, Volume
@@ -35,13 +37,16 @@ GAP_TOLERANCE: Final = 0.2
 class CtSeries:
     """One CT series. volume: Hounsfield units, slices ascending along their normal.
 
-    context: what objects that refer to this image must repeat; its SOP Instance UIDs are in slice order.
+    context: what objects that refer to this image must repeat; its SOP Instance UIDs are in slice order. acquired:
+    the earliest over the slices, scanner's local time, None where no tag says; acquired_tag: the keyword of its date.
     """
 
     volume: Volume
     patient_position: str
     context: DicomContext = field(repr=False)
     notices: tuple[Notice, ...] = ()
+    acquired: datetime | None = None
+    acquired_tag: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,12 +92,29 @@ def read_ct(paths: Iterable[Path]) -> CtSeries:
         image_sop_class_uid=CTImageStorage,
         image_sop_instance_uids=tuple(text(s.dataset, "SOPInstanceUID") for s in slices),
     )
-    return CtSeries(Volume(grid, values), text(first.dataset, "PatientPosition"), context, tuple(notices.values()))
+    acquired, acquired_tag, malformed = acquisition_time([s.dataset for s in slices])
+    return CtSeries(
+        Volume(grid, values),
+        text(first.dataset, "PatientPosition"),
+        context,
+        (*notices.values(), *malformed),
+        acquired,
+        acquired_tag,
+    )
 
 
-def write_ct(folder: Path, volume: Volume, context: DicomContext, patient_position: str = "HFS") -> DicomContext:
+def write_ct(
+    folder: Path,
+    volume: Volume,
+    context: DicomContext,
+    patient_position: str = "HFS",
+    *,
+    acquired: datetime | None = None,
+    series_description: str = "",
+) -> DicomContext:
     """Write `volume` (HU, rounded to whole numbers) as one CT series of 16-bit slices into an existing `folder`.
 
+    acquired: local time of the scan, for images that stand for one (daily images are put in order by it).
     Identifiers in `context` are used where given and generated otherwise; returns the context that describes the
     written series. GeometryError for values beyond 16 bits. After an error none of the new slices is left behind.
     """
@@ -113,7 +135,13 @@ def write_ct(folder: Path, volume: Volume, context: DicomContext, patient_positi
     written = []
     try:
         for k, path in enumerate(paths):
-            save(_slice_dataset(volume.grid, k, rounded[k].astype("<i2"), described, patient_position), path)
+            made = _slice_dataset(volume.grid, k, rounded[k].astype("<i2"), described, patient_position)
+            if series_description:
+                made.SeriesDescription = series_description[:64]
+            if acquired is not None:
+                made.AcquisitionDate = made.ContentDate = made.SeriesDate = acquired.strftime("%Y%m%d")
+                made.AcquisitionTime = made.ContentTime = made.SeriesTime = acquired.strftime("%H%M%S.%f")
+            save(made, path)
             written.append(path)
     finally:
         if len(written) < count:

@@ -1,4 +1,4 @@
-// Adds reading aids to a page that is complete without them: DVH read-out and toggles, and the slice slider.
+// Adds reading aids to a page that is complete without them: DVH read-out and toggles, and slice sliders.
 (() => {
   "use strict";
   document.documentElement.classList.add("scripted");
@@ -18,6 +18,10 @@
     const rows = byId("dvh-legend").querySelectorAll("tbody tr");
     const slider = byId("dvh-dose");
     const cursor = byId("dvh-cursor");
+    const write = (row, cell, text) => {
+      const found = row.querySelector(cell);
+      if (found) found.textContent = text();
+    };
     const percent = (v) => (v === null ? "–" : v.toFixed(1));
 
     const read = (index) => {
@@ -31,8 +35,9 @@
       slider.setAttribute("aria-valuetext", at);
       rows.forEach((row, i) => {
         const c = curves[i];
-        row.querySelector(".nominal").textContent = percent(c.nominal[index]);
-        row.querySelector(".range").textContent = `${percent(c.lowest[index])} to ${percent(c.highest[index])}`;
+        write(row, ".nominal", () => percent(c.nominal[index]));
+        write(row, ".planned", () => percent(c.planned[index]));
+        write(row, ".range", () => `${percent(c.lowest[index])} to ${percent(c.highest[index])}`);
       });
     };
 
@@ -49,19 +54,20 @@
       row.addEventListener("pointerenter", () => groups[i].classList.add("lit"));
       row.addEventListener("pointerleave", () => groups[i].classList.remove("lit"));
     });
-    byId("dvh-each").addEventListener("change", (event) => plot.classList.toggle("each-shown", event.target.checked));
+    byId("dvh-each")?.addEventListener("change", (event) => plot.classList.toggle("each-shown", event.target.checked));
     read(Number(slider.value));
   }
 
-  const slice = byId("slice");
-  if (slice) {
-    const planes = byId("stack").querySelectorAll(".panels");
-    slice.addEventListener("input", () => {
-      planes.forEach((plane, i) => { plane.hidden = i !== Number(slice.value); });
-      const at = planes[Number(slice.value)].dataset.position;
-      byId("slice-at").textContent = at;
-      slice.setAttribute("aria-valuetext", at);
+  document.querySelectorAll(".plane").forEach((plane) => {
+    const slider = plane.querySelector("input[type=range]");
+    if (!slider) return;
+    const slices = plane.querySelectorAll(".panels");
+    const at = plane.querySelector("output");
+    slider.addEventListener("input", () => {
+      slices.forEach((slice, i) => { slice.hidden = i !== Number(slider.value); });
+      at.textContent = slices[Number(slider.value)].dataset.position;
+      slider.setAttribute("aria-valuetext", at.textContent);
     });
-    slice.setAttribute("aria-valuetext", byId("slice-at").textContent);
-  }
+    slider.setAttribute("aria-valuetext", at.textContent);
+  });
 })();

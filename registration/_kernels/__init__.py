@@ -1,0 +1,1 @@
+"""Voxel loops of registration: plain arrays in, plain arrays out."""
