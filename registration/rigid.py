@@ -97,7 +97,7 @@ def register_rigid(
 def _level(planning: Volume, day: Volume, seen: Volume | None, factor: int) -> _Level:
     grid = working_grid(planning.grid, SPACING_MM)
     around = _day_grid(day.grid, grid)
-    pair = coarser(pair_of(planning, day, seen, around, grid), factor)
+    pair = coarser(pair_of(planning, day, seen, grid, around), factor)
     noise_hu = NOISE_HU / factor**0.5
     return _Level(
         similarities(pair.day, pair.known, noise_hu),

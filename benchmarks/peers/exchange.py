@@ -54,8 +54,8 @@ def read_task(path: Path | str) -> Task:
     with np.load(path) as arrays:
         images = []
         for name in ("day", "planning"):
-            spacing, origin = (tuple(map(float, arrays[f"{name}_{what}_mm"])) for what in ("spacing", "origin"))
-            images.append(Image(arrays[f"{name}_hu"], spacing, origin, arrays[f"{name}_mask"]))
+            (dx, dy, dz), (x, y, z) = (arrays[f"{name}_{what}_mm"].tolist() for what in ("spacing", "origin"))
+            images.append(Image(arrays[f"{name}_hu"], (dx, dy, dz), (x, y, z), arrays[f"{name}_mask"]))
         return Task(images[0], images[1], bool(arrays["far"]))
 
 

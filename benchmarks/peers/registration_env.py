@@ -54,11 +54,10 @@ OWN = Method("doseeng", own_python, "run_doseeng_registration.py")
 PEERS = (
     Method("elastix 16 mm", elastix_python, "run_elastix.py", "16"),
     Method("elastix 10 mm", elastix_python, "run_elastix.py", "10"),
-    Method("plastimatch MSE", plastimatch_python, "run_plastimatch.py", "mse"),
-    Method("plastimatch MI", plastimatch_python, "run_plastimatch.py", "mi"),
+    Method("plastimatch", plastimatch_python, "run_plastimatch.py"),
     Method("SimpleITK B-spline", own_python, "run_sitk.py", "bspline"),
     Method("SimpleITK demons", own_python, "run_sitk.py", "demons"),
-    Method("SimpleITK diffeomorphic", own_python, "run_sitk.py", "diffeomorphic"),
+    Method("SimpleITK diffeo.", own_python, "run_sitk.py", "diffeomorphic"),
 )
 
 

@@ -1,8 +1,8 @@
 """Deformable registration with plastimatch; run by the Python of its own environment, without doseeng.
 
-Usage: run_plastimatch.py TASK.npz OUT.npz METRIC (see exchange.py). METRIC: mse for images of one scale, mi for others.
-B-splines in three stages down to 10 mm, with plastimatch's own regularisation, inside the mask of the day's image; a
-rigid registration first when the images lie far apart.
+Usage: run_plastimatch.py TASK.npz OUT.npz (see exchange.py). Squared differences (its mutual information stayed near
+the start at the same cost) and B-splines in three stages down to 10 mm, with plastimatch's own regularisation, inside
+the mask of the day's image; a rigid registration first when the images lie far apart.
 """
 
 import subprocess
@@ -14,11 +14,9 @@ import plastimatch
 import SimpleITK as sitk
 from exchange import AIR_HU, answer, read_task
 
-# Shrink factors x, y, z and mm between control points.
-STAGES = (((4, 4, 2), 40), ((2, 2, 1), 20), ((1, 1, 1), 10))
-ITERATIONS = 50
-# Penalties per metric: mutual information is of order 1, squared differences of order 1e4 HU2.
-CURVATURE = {"mi": 0.02, "mse": 0.5}
+# Shrink factors x, y, z, mm between control points, and iterations.
+STAGES = (((4, 4, 2), 40, 50), ((2, 2, 1), 20, 50), ((1, 1, 1), 10, 20))
+CURVATURE = 0.5
 RIGID = """[STAGE]
 xform=align_center_of_gravity
 [STAGE]
@@ -30,14 +28,14 @@ max_its=100
 """
 
 
-def command_file(folder, metric, far):
+def command_file(folder, far):
     """What plastimatch is told."""
     text = f"[GLOBAL]\nfixed={folder}/day.mha\nmoving={folder}/planning.mha\nfixed_roi={folder}/mask.mha\n"
     text += f"vf_out={folder}/field.mha\ndefault_value={AIR_HU:g}\n" + (RIGID if far else "")
-    for shrink, grid_mm in STAGES:
-        text += f"[STAGE]\nxform=bspline\nimpl=plastimatch\noptim=lbfgsb\nmetric={metric}\nmax_its={ITERATIONS}\n"
+    for shrink, grid_mm, iterations in STAGES:
+        text += f"[STAGE]\nxform=bspline\nimpl=plastimatch\noptim=lbfgsb\nmetric=mse\nmax_its={iterations}\n"
         text += f"res={shrink[0]} {shrink[1]} {shrink[2]}\ngrid_spac={grid_mm} {grid_mm} {grid_mm}\n"
-        text += f"regularization_lambda={CURVATURE[metric]}\n"
+        text += f"regularization_lambda={CURVATURE}\n"
     path = folder / "command.txt"
     path.write_text(text)
     return path
@@ -51,7 +49,7 @@ def write(values, image, path):
     sitk.WriteImage(made, str(path))
 
 
-def main(task_path, out_path, metric):
+def main(task_path, out_path):
     task = read_task(task_path)
     program = Path(plastimatch.__file__).parent / "bin" / "plastimatch"
     with tempfile.TemporaryDirectory() as name:
@@ -59,7 +57,7 @@ def main(task_path, out_path, metric):
         write(task.day.hu, task.day, folder / "day.mha")
         write(task.planning.hu, task.planning, folder / "planning.mha")
         write(task.day.mask, task.day, folder / "mask.mha")
-        command = command_file(folder, metric, task.far)
+        command = command_file(folder, task.far)
 
         def work():
             done = subprocess.run([program, "register", command], check=False, capture_output=True, text=True)

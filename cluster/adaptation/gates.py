@@ -20,16 +20,22 @@ Point = tuple[float, float, float]
 
 
 def day_gates(
-    basis: Basis, registration: DayRegistration, today: StructureSet, dose: Dose, samples: Mapping[str, DoseSamples]
+    basis: Basis,
+    registration: DayRegistration,
+    today: StructureSet,
+    drawn: StructureSet | None,
+    dose: Dose,
+    samples: Mapping[str, DoseSamples],
 ) -> tuple[GateResult, ...]:
-    """All gates of a day. today: structures on today's anatomy; samples: today's dose in them."""
+    """All gates of a day. today: structures on today's anatomy, treatment frame; drawn: those that a person drew on the
+    day's image, in its own frame, None without; samples: today's dose in `today`."""
     of_dose = (
         *dose_kind_gates(basis.case, dose),
         *finite_gate(NOMINAL, dose),
         *clipping(basis.yardstick.goals, dict(samples))[0],
     )
     return (
-        *gates.evaluate(registration, basis.case, today),
+        *gates.evaluate(registration, basis.case, today, drawn),
         _couch_gate(basis, registration),
         *(_failed(notice) for notice in of_dose),
     )

@@ -6,10 +6,11 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, create_model
+from pydantic import BeforeValidator, Field, ValidationError, create_model, model_validator
 
 from cluster.adaptation.result import ImageMethod
 from doseeng.errors import ConfigError
+from registration.accumulation import STEEPEST
 from robust.configuration import GoalFile, NotNegative, Positive, Strict, read_toml
 
 SHIPPED: Final = Path(__file__).parent / "data" / "adaptation.toml"
@@ -39,6 +40,15 @@ class AdaptSettings(Strict):
     couch_rotation_deg: NotNegative
     residual_setup_mm: NotNegative
     residual_range_percent: Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)]
+
+    @model_validator(mode="after")
+    def _deformations_do_not_fold(self) -> AdaptSettings:
+        if self.registration_sigma_mm > STEEPEST * self.registration_correlation_mm:
+            raise ValueError(
+                f"registration_sigma_mm {self.registration_sigma_mm:g} is more than {STEEPEST:g} of "
+                f"registration_correlation_mm {self.registration_correlation_mm:g}; so rough a deformation folds"
+            )
+        return self
 
 
 def _optional(annotation: Any, constraints: list[Any]) -> Any:
@@ -73,7 +83,11 @@ def site_settings(
         values |= rows.get(DEFAULT_SITE, {}) | rows.get(site, {})
     if method is not None:
         values["image_method"] = method
-    return AdaptSettings.model_validate(values)
+    try:
+        return AdaptSettings.model_validate(values)
+    except ValidationError as error:
+        said = "; ".join(str(e["msg"]).removeprefix("Value error, ") for e in error.errors())
+        raise ConfigError(f"site '{site}': {said}") from error
 
 
 def dose_percent(settings: AdaptSettings, goals: GoalFile, is_own: bool) -> float:

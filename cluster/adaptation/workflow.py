@@ -122,7 +122,7 @@ def evaluate_fraction(
     with stages.stage("goals"):
         measures = _measure(basis, today, dose, other, last_evaluable(history.earlier))
     with stages.stage("gates"):
-        gates = (*basis.gates, *day_gates(basis, registration, today, dose, measures.samples))
+        gates = (*basis.gates, *day_gates(basis, registration, today, day.daily_structures, dose, measures.samples))
     with stages.stage("course"):
         carried = direct(dose.volume, registration.pushforward, basis.dose.volume.grid)
         course = course_dose(history.doses, DayDose(history.fraction, carried), basis.fractions, basis.dose.volume)
@@ -132,6 +132,8 @@ def evaluate_fraction(
         with stages.stage("robust"):
             robustness = _robustness(basis, prepared, dose)
     verdict, alone, reasons = overall(goals, basis.planned, gates, history.earlier)
+    if robustness is not None:
+        reasons += (f"With residual setup and range errors: {robustness.verdict.value}. {robustness.reasons[0]}",)
     notices = (*blank.notices, *registration.notices, *today.notices, *prepared.notices, *path_notices)
     report = replace(
         blank,

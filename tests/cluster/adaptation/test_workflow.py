@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from cluster.adaptation.basis import Basis
+from cluster.adaptation.basis import Basis, make_basis
 from cluster.adaptation.course import as_earlier, course_day, read_course
 from cluster.adaptation.history import history_of, keep
 from cluster.adaptation.package import package_name, write_package
@@ -21,6 +21,7 @@ from doseeng.dicom.day import DayImage
 from doseeng.dicom.registration import registration_from
 from doseeng.dicom.rtdose import read_dose
 from doseeng.dicom.rtstruct import structure_set_from
+from doseeng.engine import prepare
 from doseeng.errors import ConfigError, DicomError, PlanError
 from doseeng.grid import Volume
 from doseeng.transforms import RigidTransform
@@ -36,6 +37,13 @@ ALONG_MM = (0.0, 0.0, 16.0)
 
 def values(report: FractionReport) -> dict[str, float]:
     return {day.goal.metric: day.value for day in report.goals}
+
+
+def with_bone(basis: Basis) -> Volume:
+    """Bone in place of 24 mm of water in front of gantry 0, which looks along +y; gantry 90 looks along -x."""
+    denser = basis.case.ct.values.copy()
+    denser[4:26, 6:12, 5:35] = 800.0
+    return Volume(basis.case.ct.grid, denser)
 
 
 def test_the_anatomy_of_the_plan_gets_the_dose_of_the_plan(basis: Basis, truth: Any, day: Days) -> None:
@@ -72,10 +80,10 @@ def test_a_target_that_has_left_the_fields_is_red(basis: Basis, truth: Any, day:
     assert all(abs(change.mean_mm) < 0.5 for change in report.path_changes)
     # 24 mm of target, of which about 16 mm have left a field with an edge a few millimetres wide.
     assert values(report)["V95%"] < 60.0
-    # What tissue got is found where that tissue lies on the planning CT, four slices away (inside the box, which ended
-    # where it does not any more).
+    # What tissue got is found where that tissue lies on the planning CT, four slices away. Far from the end of the box:
+    # beyond it protons now fly through air.
     assert found.carried is not None
-    np.testing.assert_allclose(found.carried.values[7:20], basis.dose.volume.values[11:24], rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(found.carried.values[10:18], basis.dose.volume.values[14:22], atol=0.02)
     assert report.goals[0].course == pytest.approx(report.goals[0].value, abs=3.0)
     assert "value and band miss the limit" in report.reasons[0]
 
@@ -93,21 +101,20 @@ def test_days_so_far_count_in_the_course(basis: Basis, truth: Any, day: Days) ->
 
 
 def test_tissue_in_the_way_is_seen_by_the_pre_screen(basis: Basis, truth: Any, day: Days) -> None:
-    denser = basis.case.ct.values.copy()
-    # Bone in place of 16 mm of water in front: gantry 0 looks along +y, gantry 90 along -x.
-    denser[4:26, 6:10, 5:35] = 800.0
-    truth.image = Volume(basis.case.ct.grid, denser)
+    truth.image = with_bone(basis)
     report = evaluate_fraction(basis, day(1), History(1)).report
     stopping = basis.prepare_day(replace(basis.case, ct=truth.image, doses=()), basis.prepared.grid).maps[0].rsp.values
     front, side = report.path_changes
-    assert front.mean_mm == pytest.approx(16.0 * (stopping[15, 8, 20] - stopping[15, 20, 20]), abs=0.2)
+    assert front.mean_mm == pytest.approx(24.0 * (stopping[15, 8, 20] - stopping[15, 20, 20]), abs=0.2)
     assert side.mean_mm == pytest.approx(0.0, abs=0.2)
-    assert report.verdict is Verdict.RED
+    # Half of the dose stops 10 mm early.
+    assert report.verdict is not Verdict.GREEN
+    assert report.goals[1].value < report.goals[1].planned - 3.0
 
 
 def test_two_images_for_dose_that_disagree_widen_the_band(basis: Basis, truth: Any, day: Days) -> None:
     plain = evaluate_fraction(basis, day(1), History(1)).report
-    truth.other = Volume(basis.case.ct.grid, basis.case.ct.values + np.float32(60.0))
+    truth.other = with_bone(basis)
     report = evaluate_fraction(basis, day(1), History(1)).report
     assert values(report) == pytest.approx(values(plain))
     for wider, narrow in zip(report.goals, plain.goals, strict=True):
@@ -144,9 +151,6 @@ def test_a_shift_that_no_couch_makes_is_unevaluable(basis: Basis, truth: Any, da
 def test_a_plan_dose_that_the_engine_cannot_reproduce_makes_every_day_unevaluable(
     course_case: Case, basis: Basis, truth: Any, day: Days
 ) -> None:
-    from cluster.adaptation.basis import make_basis
-    from doseeng.engine import prepare
-
     plan = course_case.doses[0]
     wrong = replace(plan, volume=Volume(plan.volume.grid, plan.volume.values * np.float32(1.3)))
     other = make_basis(prepare(replace(course_case, doses=(wrong,))), basis.prepare_day, basis.settings)
@@ -171,6 +175,24 @@ def test_robustness_on_todays_image(basis: Basis, truth: Any, day: Days) -> None
     largest = max(np.linalg.norm(s.isocenter_shift_mm) for s in found.robust.scenarios)
     assert largest == pytest.approx(basis.settings.residual_setup_mm)
     assert list(found.seconds)[-1] == "robust"
+    assert found.reasons[-1].startswith(f"With residual setup and range errors: {found.robust.verdict.value}.")
+
+
+def test_a_photon_plan(photon_case: Any, settings: Any, truth: Any, day: Days) -> None:
+    case = photon_case.case
+    folder = [photon_case.folder]
+    made = make_basis(
+        prepare(case, machine_folders=folder),
+        lambda of, grid: prepare(of, grid=grid, machine_folders=folder),
+        settings.model_copy(update={"residual_setup_mm": 1.0}),
+    )
+    report = evaluate_fraction(made, day(1), History(1), robust=True).report
+    for goal in report.goals:
+        assert goal.value == pytest.approx(goal.planned, abs=0.1)
+    assert all(abs(change.mean_mm) < 0.2 for change in report.path_changes)
+    assert report.robust is not None
+    assert len(report.robust.scenarios) == 15
+    assert all(s.rsp_scale == 1.0 for s in report.robust.scenarios)
 
 
 def test_the_store_counts_days_and_a_day_again_takes_its_own_place(
@@ -202,9 +224,6 @@ def test_a_day_that_could_not_be_evaluated_gives_the_course_no_dose(
 def test_the_replan_package_is_read_back_as_one_image_with_its_contours_dose_and_registration(
     course_dir: Path, truth: Any, day: Days, settings: Any, tmp_path: Path
 ) -> None:
-    from cluster.adaptation.basis import make_basis
-    from doseeng.engine import prepare
-
     case = read_case(course_dir)
     made = make_basis(prepare(case), lambda of, grid: prepare(of, grid=grid), settings)
     truth.moved_mm = ALONG_MM
