@@ -26,6 +26,7 @@ ANCHORS_HU: Final = (-1000.0, -750.0, -80.0, 60.0, 700.0)
 """Air, lung, fat, muscle, bone: between them the correction is interpolated."""
 SMOOTHING_MM: Final = 30.0
 """The errors of a cone-beam image (scatter, cupping, truncation) vary slowly; anatomy that differs does not."""
+PASSES: Final = 3
 PRIOR: Final = 0.02
 """Weight of a tissue's mean correction where the day has little of it nearby (share of the voxels around)."""
 MISMATCH_HU: Final = 300.0
@@ -68,19 +69,27 @@ def corrections_hu(registration: DayRegistration) -> Float32:
 
     For each tissue (ANCHORS_HU) the smoothed mean difference of the deformed planning CT to the day, over voxels of
     that tissue that agree within MISMATCH_HU; after the shading correction of Park et al., Med Phys 42 (2015) 4449,
-    with tissues apart because a cone-beam image errs in gain as well as offset.
+    with tissues apart because a cone-beam image errs in gain as well as offset. PASSES times, because only the first
+    correction tells what is which tissue, and what is anatomy rather than intensity.
     """
-    day, seen = registration.day.values, registration.seen.values
     planning = warped(registration.planning, registration.pullback, AIR_HU).values
+    seen = registration.seen.values > 0
+    usable = seen & _is_flat(planning) & _is_flat(registration.day.values)
     sigma = [SMOOTHING_MM / s for s in registration.day.grid.spacing_mm[::-1]]
+    correction = np.zeros(seen.shape, np.float32)
+    for _ in range(PASSES):
+        correction += _corrections(planning, registration.day.values + correction, usable, sigma)
+    return np.where(seen, correction, np.float32(0.0))
+
+
+def _corrections(planning: Float32, day: Float32, usable: npt.NDArray[np.bool_], sigma: list[float]) -> Float32:
+    """One pass; sigma: of the smoothing, in voxels (z, y, x)."""
     difference = planning - day
-    # The edges of organs are a fraction of a voxel off, where differences say nothing about intensities.
-    flat = _is_flat(planning) & _is_flat(day)
-    usable = (seen > 0) & (np.abs(difference) < MISMATCH_HU) & flat
+    counted = usable & (np.abs(difference) < MISMATCH_HU)
     correction, total = np.zeros(day.shape, np.float32), np.zeros(day.shape, np.float32)
     for anchor in range(len(ANCHORS_HU)):
         membership = _membership(day, anchor)
-        weight = membership * usable
+        weight = membership * counted
         if not weight.any():
             continue
         mean = float((weight * difference).sum(dtype=np.float64) / weight.sum(dtype=np.float64))
@@ -88,7 +97,7 @@ def corrections_hu(registration: DayRegistration) -> Float32:
         local /= gaussian_filter(weight, sigma, truncate=3.0) + PRIOR
         correction += membership * local
         total += membership
-    return np.where((seen > 0) & (total > 0), correction / np.maximum(total, 1e-3), 0.0).astype(np.float32)
+    return correction / np.maximum(total, np.float32(1e-3))
 
 
 def _corrected(registration: DayRegistration) -> Volume:
@@ -104,6 +113,7 @@ def _membership(values: Float32, anchor: int) -> Float32:
 
 
 def _is_flat(values: Float32) -> npt.NDArray[np.bool_]:
+    """Away from the edges of organs, which are a fraction of a voxel off and say nothing about intensities."""
     steepest = np.zeros(values.shape, np.float32)
     smooth = gaussian_filter(values, 1.0)
     for axis in range(3):

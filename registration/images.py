@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from doseeng.errors import RegistrationError
 from doseeng.grid import Grid, Volume, resample
+from doseeng.transforms import RigidTransform, as_field, warped
 from registration._kernels.similarity import CHANNELS, PAIRS, self_distances, to_similarities
 
 Float32 = npt.NDArray[np.float32]
@@ -25,6 +26,8 @@ SMOOTHING: Final = 0.5
 KNOWN_SHARE: Final = 0.3
 """A coarser voxel is known when at least this share of it is."""
 LEAST_PATCH: Final = 0.5
+ALL_SEEN: Final = 0.99
+"""A voxel of a resampled field of view counts as seen when all of it is, but for rounding."""
 LEAST_VOXELS: Final = 8
 """An image of fewer voxels along an axis holds nothing to register."""
 
@@ -67,6 +70,13 @@ def on_grid(volume: Volume, grid: Grid, outside: float) -> Float32:
     return resample(coarse, grid, outside).values
 
 
+def moved(volume: Volume, motion: RigidTransform, grid: Grid, outside: float) -> Volume:
+    """`volume` after a rigid motion of its points, on a working grid, averaged over about its voxels."""
+    own = working_grid(volume.grid, min(grid.spacing_mm))
+    coarse = Volume(own, on_grid(volume, own, outside))
+    return warped(coarse, as_field(grid, motion.inverse()), outside)
+
+
 def pair_of(planning: Volume, day: Volume, seen: Volume | None, grid: Grid, day_grid: Grid | None = None) -> Pair:
     """Both images windowed and smoothed, the planning CT on `grid`, the day on `day_grid` (without it on `grid` too).
 
@@ -74,7 +84,7 @@ def pair_of(planning: Volume, day: Volume, seen: Volume | None, grid: Grid, day_
     """
     shown = Volume(day.grid, np.ones(day.grid.shape, np.float32)) if seen is None else seen
     there = day_grid or grid
-    known = (on_grid(shown, there, 0.0) > 0.99).astype(np.float32)
+    known = (on_grid(shown, there, 0.0) > ALL_SEEN).astype(np.float32)
     if known.mean() == 0.0:
         raise RegistrationError("the day's image shows nothing of the planning CT's volume; is it of this patient?")
     return Pair(

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from doseeng.errors import RegistrationError
-from doseeng.grid import Grid, Volume
-from doseeng.transforms import RigidTransform, as_field, inverse_field, rigid_from_matrix, warped
+from doseeng.grid import Volume
+from doseeng.transforms import RigidTransform, as_field, inverse_field, rigid_from_matrix
 from registration.couch import Couch, couch_correction
 from registration.deformable import DEFAULT, DeformableSettings, register_deformable
 from registration.fieldofview import seen_region
-from registration.images import AIR_HU, on_grid, working_grid
+from registration.images import AIR_HU, ALL_SEEN, moved, on_grid, working_grid
 from registration.result import DayRegistration
 from registration.rigid import register_rigid
 
@@ -46,19 +46,19 @@ def register_day(
         seen = seen_region(day)
     with _timed(seconds, "rigid"):
         best = register_rigid(planning, day, seen, isocenter_mm) if rigid is None else rigid
-        moved = couch_correction(best, isocenter_mm, couch)
+        corrected = couch_correction(best, isocenter_mm, couch)
     grid = working_grid(planning.grid, settings.spacing_mm)
     with _timed(seconds, "deformable"):
-        in_treatment = _moved(day, moved, grid, AIR_HU)
-        seen_there = Volume(grid, (_moved(seen, moved, grid, 0.0).values > 0.99).astype(np.float32))
-        residual = rigid_from_matrix(best.matrix @ moved.inverse().matrix, isocenter_mm)
+        in_treatment = moved(day, corrected, grid, AIR_HU)
+        seen_there = Volume(grid, (moved(seen, corrected, grid, 0.0).values > ALL_SEEN).astype(np.float32))
+        residual = rigid_from_matrix(best.matrix @ corrected.inverse().matrix, isocenter_mm)
         start = as_field(grid, residual)
         pullback = register_deformable(planning, in_treatment, seen_there, start, settings, progress)
     with _timed(seconds, "inverse"):
         pushforward = inverse_field(pullback, grid)
     return DayRegistration(
         rigid=best,
-        couch=moved,
+        couch=corrected,
         pullback=pullback,
         pushforward=pushforward,
         day=in_treatment,
@@ -66,13 +66,6 @@ def register_day(
         planning=Volume(grid, on_grid(planning, grid, AIR_HU)),
         seconds=seconds,
     )
-
-
-def _moved(volume: Volume, couch: RigidTransform, grid: Grid, outside: float) -> Volume:
-    """A volume of the day on a grid of the treatment frame."""
-    factors_grid = working_grid(volume.grid, min(grid.spacing_mm))
-    coarse = Volume(factors_grid, on_grid(volume, factors_grid, outside))
-    return warped(coarse, as_field(grid, couch.inverse()), outside)
 
 
 @contextmanager

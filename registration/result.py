@@ -7,6 +7,7 @@ and beams hold; *planning* is the planning CT. Treatment and planning differ by 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from doseeng.errors import Notice
 from doseeng.grid import Volume
@@ -39,7 +40,8 @@ class DayRegistration:
 class GateResult:
     """One quality gate. value in `unit` (NaN when it could not be measured, which fails); limit: what it is held to.
 
-    where: the structure, beam or image concerned. message: one sentence for a physicist.
+    where: the structure, beam or image concerned. message: one sentence for a physicist. relation: of value to limit
+    when it passes.
     """
 
     name: str
@@ -49,3 +51,4 @@ class GateResult:
     unit: str
     passed: bool
     message: str
+    relation: Literal["<=", ">="] = "<="

@@ -18,22 +18,24 @@ from scipy.spatial.transform import Rotation
 
 from doseeng.errors import RegistrationError
 from doseeng.grid import Grid, Volume
-from doseeng.transforms import RigidTransform
+from doseeng.transforms import RigidTransform, identity_transform, rigid_from_matrix
 from registration._kernels.flow import normal_equations
 from registration.deformable import TOLERANCE
-from registration.images import NOISE_HU, coarser, pair_of, similarities, working_grid
+from registration.fieldofview import seen_region
+from registration.images import AIR_HU, ALL_SEEN, NOISE_HU, coarser, moved, pair_of, similarities, working_grid
 
 Array = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 
 SPACING_MM: Final = 3.0
-SEARCH_FACTOR, FINE_FACTOR = 4, 2
-"""Voxels of the search and of the final steps, in voxels of SPACING_MM."""
+SEARCH_FACTOR: Final = 4
+FINE_STEPS: Final = {2: 12, 1: 6}
+"""Voxels of the search and of the final steps in voxels of SPACING_MM, and how many steps."""
 OFFSETS_MM: Final = (-36.0, 0.0, 36.0)
 """Around every guess along each axis: what lies between is within reach of a few steps on 12 mm voxels."""
 KEPT: Final = (12, 3)
 """How many starts get a few steps of translation alone, and how many of those all the steps."""
-SHORT_STEPS, LONG_STEPS, FINE_STEPS = 4, 20, 12
+SHORT_STEPS, LONG_STEPS = 4, 20
 LEAST_OVERLAP: Final = 0.3
 """A start that takes more than the rest of the day out of the planning CT is no start."""
 TISSUE_HU: Final = -300.0
@@ -74,30 +76,45 @@ def register_rigid(
     """The rigid transform that takes points of the day to points of the planning CT, about the middle of what is seen.
 
     planning, day: HU, any grids and frames of reference, but both in patient axes. seen: 1 where the day's image shows
-    something. isocenter_mm: (3,) of the plan; cone-beam images are often centred on it, or have it as their origin.
+    something (without: found in the image). isocenter_mm: (3,) of the plan; cone-beam images are often centred on it,
+    or have it as their origin.
     RegistrationError: the day shows nothing, or no start brings it onto the planning CT.
     """
-    search, fine = (_level(planning, day, seen, factor) for factor in (SEARCH_FACTOR, FINE_FACTOR))
-    starts = [_fitted(search, t, 0) for t in _starts(planning, day, seen, isocenter_mm)]
+    shown = seen_region(day) if seen is None else seen
+    search = _level(planning, day, shown, SEARCH_FACTOR)
+    starts = [_fitted(search, t, 0) for t in _starts(planning, day, shown, isocenter_mm)]
     usual = float(np.median([fit.cost for fit in starts]))
 
     def best(fits: Iterable[_Fit], count: int) -> list[_Fit]:
         return sorted(fits, key=lambda fit: fit.rank(usual))[:count]
 
-    moved = [_fitted(search, fit.transform, SHORT_STEPS, turning=False) for fit in best(starts, KEPT[0])]
-    (turned,) = best((_fitted(search, fit.transform, LONG_STEPS) for fit in best(moved, KEPT[1])), 1)
+    shifted = [_fitted(search, fit.transform, SHORT_STEPS, turning=False) for fit in best(starts, KEPT[0])]
+    (turned,) = best((_fitted(search, fit.transform, LONG_STEPS) for fit in best(shifted, KEPT[1])), 1)
     if not np.isfinite(turned.rank(usual)):
         raise RegistrationError(
             f"the day's image cannot be brought onto the planning CT: at best {100 * turned.overlap:.0f} % of it lies "
             f"there, at least {100 * LEAST_OVERLAP:.0f} % is needed; is it of this patient and body region?"
         )
-    return _fitted(fine, turned.transform, FINE_STEPS).transform
+    return _refined(planning, day, shown, turned.transform)
 
 
-def _level(planning: Volume, day: Volume, seen: Volume | None, factor: int) -> _Level:
+def _refined(planning: Volume, day: Volume, seen: Volume, transform: RigidTransform) -> RigidTransform:
+    """Steps on finer images, of the day already moved: self-similarities turn with the image, which biases angles."""
+    grid = working_grid(planning.grid, SPACING_MM)
+    still = identity_transform(transform.apply(transform.centre_mm))
+    for factor, steps in FINE_STEPS.items():
+        there = Volume(grid, (moved(seen, transform, grid, 0.0).values > ALL_SEEN).astype(np.float32))
+        level = _level(planning, moved(day, transform, grid, AIR_HU), there, factor)
+        rest = _fitted(level, still, steps).transform
+        transform = rigid_from_matrix(rest.matrix @ transform.matrix, transform.centre_mm)
+    return transform
+
+
+def _level(planning: Volume, day: Volume, seen: Volume, factor: int) -> _Level:
     grid = working_grid(planning.grid, SPACING_MM)
     around = _day_grid(day.grid, grid)
-    pair = coarser(pair_of(planning, day, seen, grid, around), factor)
+    pair = pair_of(planning, day, seen, grid, around)
+    pair = coarser(pair, factor) if factor > 1 else pair
     noise_hu = NOISE_HU / factor**0.5
     return _Level(
         similarities(pair.day, pair.known, noise_hu),
@@ -122,10 +139,10 @@ def _coarse(grid: Grid, factor: int) -> Grid:
 
 
 def _starts(
-    planning: Volume, day: Volume, seen: Volume | None, isocenter_mm: npt.ArrayLike | None
+    planning: Volume, day: Volume, seen: Volume, isocenter_mm: npt.ArrayLike | None
 ) -> Iterable[RigidTransform]:
     """Guesses of the translation, each with offsets around it."""
-    middle = _middle(day, seen)
+    middle = _middle(seen)
     guesses = [np.zeros(3), _tissue(planning) - _tissue(day)]
     if isocenter_mm is not None:
         isocenter = np.asarray(isocenter_mm, dtype=np.float64)
@@ -138,11 +155,9 @@ def _starts(
         yield RigidTransform(np.eye(3), guess + np.asarray(offset), middle)
 
 
-def _middle(day: Volume, seen: Volume | None) -> Array:
+def _middle(seen: Volume) -> Array:
     """Centre of what the day shows."""
-    if seen is None:
-        return day.grid.corners_mm().mean(axis=0)
-    k, j, i = (axis.mean() for axis in np.nonzero(seen.values > 0.5))
+    k, j, i = (axis.mean() for axis in np.nonzero(seen.values > ALL_SEEN))
     return seen.grid.to_patient((i, j, k))
 
 
@@ -163,9 +178,9 @@ def _fitted(level: _Level, start: RigidTransform, steps: int, turning: bool = Tr
     transform = start
     for _ in range(steps):
         equations = _equations(level, transform)
-        moved = _stepped(level, transform, equations, turning)
-        change = np.abs(moved.apply(level.grid.corners_mm()) - transform.apply(level.grid.corners_mm())).max()
-        transform = moved
+        stepped = _stepped(level, transform, equations, turning)
+        change = np.abs(stepped.apply(level.grid.corners_mm()) - transform.apply(level.grid.corners_mm())).max()
+        transform = stepped
         if change < STILL_MM:
             break
     _, _, cost, weight = _equations(level, transform)

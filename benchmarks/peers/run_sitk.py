@@ -3,8 +3,8 @@
 Usage: run_sitk.py TASK.npz OUT.npz RECIPE (see exchange.py). Recipes:
 
 * bspline: free-form deformation, Mattes mutual information, control points every 80, 40, 20 mm with shrink factors
-  4, 2, 1, L-BFGS-B, a tenth of the voxels inside the mask of the day's image. ITK keeps the derivative of every histogram
-  bin by every parameter: control points every 10 mm took 22 GB;
+  4, 2, 1, L-BFGS, a tenth of the voxels inside the mask of the day's image. ITK keeps the derivative of every
+  histogram bin by every parameter: control points every 10 mm took 22 GB;
 * demons: fast symmetric forces demons, three resolutions, the field smoothed every time. Demons know no mask: outside
   the mask the day's image is filled with the planning image, then histograms are matched;
 * diffeomorphic: the same with diffeomorphic demons.
@@ -66,7 +66,7 @@ def bspline(fixed, moving, mask):
     method.SetInitialTransformAsBSpline(start, inPlace=True, scaleFactors=[2**level for level in range(LEVELS)])
     method.SetShrinkFactorsPerLevel([4, 2, 1])
     method.SetSmoothingSigmasPerLevel([4.0, 2.0, 0.0])
-    method.SetOptimizerAsLBFGSB(1e-5, numberOfIterations=100, costFunctionConvergenceFactor=1e7)
+    method.SetOptimizerAsLBFGS2(solutionAccuracy=1e-5, numberOfIterations=20, deltaConvergenceTolerance=1e-4)
     return method.Execute(fixed, moving)
 
 

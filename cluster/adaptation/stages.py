@@ -19,11 +19,15 @@ class Stages:
     progress: Progress | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def step(self, name: str) -> None:
+        """Tells of a part of the stage that is under way."""
+        if self.progress is not None:
+            self.progress(name, len(self.seconds), self.total)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """One stage; an error that ends it leaves its time too."""
-        if self.progress is not None:
-            self.progress(name, len(self.seconds), self.total)
+        self.step(name)
         start = time.perf_counter()
         try:
             yield

@@ -40,6 +40,7 @@ from doseeng.transforms import DisplacementField
 from doseeng.waterpath import PathChange, path_changes
 from registration import contours, dayimage, pipeline
 from registration.accumulation import STEPS_PER_CORRELATION, DayDose, course_weights, perturbed_fields
+from registration.couch import Couch
 from registration.dosewarp import direct
 from registration.result import DayRegistration, GateResult
 from robust.evaluate import Settings, evaluate
@@ -73,12 +74,15 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Images:
-    """What the engine computes on. other: made the other way, None where there is only one way."""
+class _Anatomy:
+    """Today as the engine sees it, before any dose. other: the image made the other way, None where there is none."""
 
-    method: ImageMethod
-    image: Volume
+    prepared: Prepared
+    structures: StructureSet
     other: Volume | None
+    changes: tuple[StructureChange, ...]
+    path_changes: tuple[PathChange, ...]
+    notices: tuple[Notice, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,25 +108,17 @@ def evaluate_fraction(
     blank = _blank(basis, day, history, stages)
     try:
         with stages.stage("register"):
-            registration = pipeline.register_day(basis.case.ct, day.series.volume, basis.isocenter_mm)
+            registration = _register(basis, day, stages)
     except RegistrationError as error:
         return Evaluated(_not_registered(blank, str(error)), None)
-    with stages.stage("image for dose"):
-        images = _images(basis, registration)
-    with stages.stage("contours"):
-        slice_mm = basis.case.ct.grid.spacing_mm[2]
-        today = contours.propagated(basis.case.structures, registration.pushforward, registration.pullback, slice_mm)
-        changes = _structure_changes(basis, today)
-    with stages.stage("pre-screen"):
-        prepared = _prepared_on(basis, images.image, today)
-        paths, path_notices = _path_changes(basis, prepared)
+    anatomy = _anatomy(basis, registration, stages)
     with stages.stage("dose today"):
-        dose = scenario_dose(prepared)
-        other = None if images.other is None else scenario_dose(_prepared_on(basis, images.other, today))
+        dose = scenario_dose(anatomy.prepared)
+        other = None if anatomy.other is None else scenario_dose(_prepared_on(basis, anatomy.other, anatomy.structures))
     with stages.stage("goals"):
-        measures = _measure(basis, today, dose, other, last_evaluable(history.earlier))
+        measures = _measure(basis, anatomy.structures, dose, other, last_evaluable(history.earlier))
     with stages.stage("gates"):
-        gates = (*basis.gates, *day_gates(basis, registration, today, day.daily_structures, dose, measures.samples))
+        gates = (*basis.gates, *day_gates(basis, registration, anatomy.structures, dose, measures.samples))
     with stages.stage("course"):
         carried = direct(dose.volume, registration.pushforward, basis.dose.volume.grid)
         course = course_dose(history.doses, DayDose(history.fraction, carried), basis.fractions, basis.dose.volume)
@@ -130,11 +126,11 @@ def evaluate_fraction(
     robustness = None
     if robust:
         with stages.stage("robust"):
-            robustness = _robustness(basis, prepared, dose)
+            robustness = _robustness(basis, anatomy.prepared, dose)
     verdict, alone, reasons = overall(goals, basis.planned, gates, history.earlier)
     if robustness is not None:
         reasons += (f"With residual setup and range errors: {robustness.verdict.value}. {robustness.reasons[0]}",)
-    notices = (*blank.notices, *registration.notices, *today.notices, *prepared.notices, *path_notices)
+    notices = (*blank.notices, *registration.notices, *anatomy.notices, *measures.notices)
     report = replace(
         blank,
         verdict=verdict,
@@ -142,18 +138,18 @@ def evaluate_fraction(
         reasons=reasons,
         goals=goals,
         gates=gates,
-        path_changes=paths,
-        structure_changes=changes,
+        path_changes=anatomy.path_changes,
+        structure_changes=anatomy.changes,
         couch_shift_mm=couch_shift_mm(registration, basis.isocenter_mm),
         couch_rotation_deg=registration.couch.angle_deg,
         residual_rotation_deg=residual_rotation_deg(registration),
         registration=registration,
-        image=images.image,
-        structures=today,
+        image=anatomy.prepared.case.ct,
+        structures=anatomy.structures,
         dose=dose,
         bands=measures.bands,
         robust=robustness,
-        notices=tuple(dict.fromkeys((*notices, *measures.notices))),
+        notices=tuple(dict.fromkeys(notices)),
     )
     return Evaluated(report, carried if verdict is not Verdict.UNEVALUABLE else None)
 
@@ -194,40 +190,71 @@ def _blank(basis: Basis, day: DayImage, history: History, stages: Stages) -> Fra
     )
 
 
+def _register(basis: Basis, day: DayImage, stages: Stages) -> DayRegistration:
+    """By the clinic's own rigid registration where it was exported along: the couch was moved by it."""
+    largest_deg = basis.settings.couch_rotation_deg if basis.settings.couch == "six-dof" else 0.0
+    return pipeline.register_day(
+        basis.case.ct,
+        day.series.volume,
+        basis.isocenter_mm,
+        couch=Couch(largest_deg),
+        progress=lambda done, total: stages.step(f"register: deformation {done} of {total}"),
+        rigid=day.registration,
+    )
+
+
 def _not_registered(blank: FractionReport, why: str) -> FractionReport:
     gate = GateResult("registration", "", np.nan, np.nan, "", False, why)
     verdict, alone, reasons = overall((), (), (gate,), blank.earlier)
     return replace(blank, verdict=verdict, verdict_alone=alone, reasons=reasons, gates=(*blank.gates, gate))
 
 
-def _images(basis: Basis, registration: DayRegistration) -> _Images:
+def _anatomy(basis: Basis, registration: DayRegistration, stages: Stages) -> _Anatomy:
+    with stages.stage("image for dose"):
+        image, other = _images(basis, registration)
+    with stages.stage("contours"):
+        slice_mm = basis.case.ct.grid.spacing_mm[2]
+        today = contours.propagated(basis.case.structures, registration.pushforward, registration.pullback, slice_mm)
+        changes, change_notices = _structure_changes(basis, today)
+    with stages.stage("pre-screen"):
+        prepared = _prepared_on(basis, image, today)
+        paths, path_notices = _path_changes(basis, prepared)
+    notices = (*today.notices, *change_notices, *prepared.notices, *path_notices)
+    return _Anatomy(prepared, today, other, changes, paths, notices)
+
+
+def _images(basis: Basis, registration: DayRegistration) -> tuple[Volume, Volume | None]:
+    """The image for dose, and the one made the other way."""
     planning, method = basis.case.ct, basis.settings.image_method
     if method is ImageMethod.AS_IS:
-        return _Images(method, dayimage.as_is(planning, registration), None)
+        return dayimage.as_is(planning, registration), None
     virtual, corrected = dayimage.virtual_ct(planning, registration), dayimage.corrected_image(planning, registration)
-    if method is ImageMethod.CORRECTED:
-        return _Images(method, corrected, virtual)
-    return _Images(method, virtual, corrected)
+    return (corrected, virtual) if method is ImageMethod.CORRECTED else (virtual, corrected)
 
 
-def _structure_changes(basis: Basis, today: StructureSet) -> tuple[StructureChange, ...]:
-    """Of the structures that have a goal, and of all targets."""
+def _structure_changes(basis: Basis, today: StructureSet) -> tuple[tuple[StructureChange, ...], tuple[Notice, ...]]:
+    """Of the structures that have a goal, and of all targets; what cannot be compared is named."""
     asked = {goal.structure for goal in basis.yardstick.goals}
-    found = []
+    found, notices = [], []
     for planned, now in zip(basis.case.structures.structures, today.structures, strict=True):
-        if (planned.name in asked or planned.is_target) and not (planned.is_empty or now.is_empty):
+        if not (planned.name in asked or planned.is_target) or planned.is_empty or now.is_empty:
+            continue
+        try:
             change = contours.change(planned, now, basis.case.ct.grid.spacing_mm[2])
-            found.append(
-                StructureChange(
-                    change.structure,
-                    change.planned_cm3,
-                    change.today_cm3,
-                    change.shift_mm,
-                    change.mean_surface_mm,
-                    change.dice,
-                )
+        except StructureError as error:
+            notices.append(Notice("structure-not-compared", planned.name, str(error)))
+            continue
+        found.append(
+            StructureChange(
+                change.structure,
+                change.planned_cm3,
+                change.today_cm3,
+                change.shift_mm,
+                change.mean_surface_mm,
+                change.dice,
             )
-    return tuple(found)
+        )
+    return tuple(found), tuple(notices)
 
 
 def _prepared_on(basis: Basis, image: Volume, today: StructureSet) -> Prepared:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import doseeng
+from cluster.cli.adapt import adapt
 from cluster.cli.case import app as case_app
 from cluster.cli.console import ExitCode, show_error
 from cluster.cli.demo import demo
@@ -29,6 +30,7 @@ app = typer.Typer(
         "A research and quality-assurance tool: it never releases a treatment."
     ),
 )
+app.command()(adapt)
 app.command()(demo)
 app.command()(dose)
 app.command()(evaluate)

@@ -63,7 +63,7 @@ def truth(monkeypatch: pytest.MonkeyPatch) -> Truth:
     monkeypatch.setattr(workflow.pipeline, "register_day", told.register)
     monkeypatch.setattr(workflow.dayimage, "virtual_ct", told.virtual)
     monkeypatch.setattr(workflow.dayimage, "corrected_image", told.corrected)
-    monkeypatch.setattr(gates.gates, "evaluate", lambda *_, **__: told.gates)
+    monkeypatch.setattr(gates, "registration_gates", lambda *_: told.gates)
     return told
 
 

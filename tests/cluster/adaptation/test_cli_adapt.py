@@ -10,6 +10,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from cluster.adaptation.settings import site_settings
+from cluster.report.fraction import write_fraction_report
 from doseeng.case import Case, DicomContext
 from doseeng.dicom.ct import write_ct
 from doseeng.errors import ConfigError
@@ -76,14 +77,14 @@ def test_days_go_in_order_of_acquisition_and_the_latest_decides(
     doseeng: Run, truth: Any, course_dir: Path, images: list[Path], tmp_path: Path
 ) -> None:
     truth.moved_mm = MOVED
-    done = doseeng(
-        "adapt", course_dir, "--image", images[2], "--image", images[0], "--package", tmp_path / "to", "--json"
-    )
+    both = ("--image", images[2], "--image", images[0])
+    done = doseeng("adapt", course_dir, *both, "--package", tmp_path / "to", "--report", "page.html", "--json")
     assert done.code == 2
     first, last = done.result["days"]
     assert (first["fraction"], last["fraction"]) == (1, 2)
     assert first["acquired"] < last["acquired"]
     assert [day["acquired"] for day in last["earlier"]] == [first["acquired"]]
+    assert [day["report"] for day in (first, last)] == ["page-20250106-0830.html", "page-20250108-0830.html"]
     assert Path(last["package"]).parent == tmp_path / "to"
     assert {"RS.dcm", "RD.dcm", "REG.dcm", "CT.0001.dcm"} <= {p.name for p in Path(last["package"]).iterdir()}
     # The latest day decides, whatever came before it.
@@ -154,11 +155,20 @@ def test_options_that_make_no_sense_are_refused(
 
 
 def test_nothing_tells_who_the_patient_is(
-    doseeng: Run, truth: Any, water_case: Any, course_dir: Path, images: list[Path], tmp_path: Path
+    doseeng: Run,
+    truth: Any,
+    water_case: Any,
+    course_dir: Path,
+    images: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("cluster.cli.adapt.write_fraction_report", write_fraction_report)
     truth.couch = RigidTransform(np.eye(3), np.array([1.0, 0.0, 0.0]), np.zeros(3))
     truth.moved_mm = MOVED
     done = doseeng("adapt", course_dir, "--image", images[0])
+    assert done.code == 2
+    assert len(list(tmp_path.glob("*.html"))) == 1
     texts = [done.out, done.err, *(str(p) for p in tmp_path.rglob("*"))]
     texts += [p.read_text() for p in tmp_path.rglob("*") if p.suffix in (".json", ".txt", ".html")]
     assert not [secret for secret in water_case.secrets if any(secret in text for text in texts)]

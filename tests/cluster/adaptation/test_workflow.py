@@ -11,6 +11,7 @@ from pydicom import dcmread
 
 from cluster.adaptation.basis import Basis, make_basis
 from cluster.adaptation.course import as_earlier, course_day, read_course
+from cluster.adaptation.gates import registration_gates
 from cluster.adaptation.history import history_of, keep
 from cluster.adaptation.package import package_name, write_package
 from cluster.adaptation.result import FractionReport, ImageMethod
@@ -146,6 +147,21 @@ def test_a_shift_that_no_couch_makes_is_unevaluable(basis: Basis, truth: Any, da
     report = evaluate_fraction(basis, day(1), History(1)).report
     assert report.verdict is Verdict.UNEVALUABLE
     assert "60 mm" in report.reasons[0]
+
+
+def test_a_target_that_the_image_does_not_show_fails(basis: Basis, truth: Any, day: Days) -> None:
+    registration = truth.register(basis.case.ct, basis.case.ct, basis.isocenter_mm)
+    today = basis.case.structures
+    (whole,) = registration_gates(basis, registration, today)
+    assert (whole.passed, whole.where) == (True, "CTV")
+    assert whole.value == pytest.approx(100.0)
+    seen = registration.seen.values.copy()
+    seen[15:] = 0.0  # from the middle of the target on
+    (half,) = registration_gates(basis, replace(registration, seen=Volume(basis.case.ct.grid, seen)), today)
+    assert not half.passed
+    assert half.value == pytest.approx(50.0, abs=1.0)
+    empty = replace(today, structures=tuple(replace(s, contours=()) for s in today.structures))
+    assert not registration_gates(basis, registration, empty)[0].passed
 
 
 def test_a_plan_dose_that_the_engine_cannot_reproduce_makes_every_day_unevaluable(
