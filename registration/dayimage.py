@@ -97,7 +97,7 @@ def _corrections(planning: Float32, day: Float32, usable: npt.NDArray[np.bool_],
         local /= gaussian_filter(weight, sigma, truncate=3.0) + PRIOR
         correction += membership * local
         total += membership
-    return correction / np.maximum(total, np.float32(1e-3))
+    return np.asarray(correction / np.maximum(total, np.float32(1e-3)), dtype=np.float32)
 
 
 def _corrected(registration: DayRegistration) -> Volume:

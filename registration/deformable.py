@@ -28,7 +28,8 @@ from registration.images import NOISE_HU, coarser, pair_of, similarities, workin
 Float32 = npt.NDArray[np.float32]
 
 LEVELS: Final = ((4, 1, 10), (2, 1, 10), (1, 2, 8))
-"""Voxels of the working grid per image voxel, image voxels per node, Gauss-Newton steps: nodes 12, 6 and 6 mm apart."""
+"""Voxels of the working grid per image voxel, image voxels per node, Gauss-Newton steps: the last nodes are two voxels
+of the working grid apart."""
 TOLERANCE: Final = 0.05
 """Root-mean-square residual of a self-similarity (0..1) beyond which a voxel counts less and less."""
 SOLVER_STEPS: Final = 30
@@ -40,9 +41,9 @@ MOST_STIFFENING: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class DeformableSettings:
-    """spacing_mm: of the working grid. bending, membrane: weights of the penalties, per node."""
+    """spacing_mm: of the working grid, where the images are as fine. bending, membrane: penalties per node."""
 
-    spacing_mm: float = 3.0
+    spacing_mm: float = 2.0
     bending: float = 0.04
     membrane: float = 0.005
 

@@ -20,6 +20,7 @@ STEP_MM: Final = 4.0
 PROTON_SOURCE_MM: Final = 2000.0
 """Virtual sources of scanning nozzles lie 1.8 to 2.5 m away; at the skin that moves a ray by a few millimetres."""
 ARC_ANGLES: Final = 12
+"""An arc is looked at from so many directions, each in the middle of an equal share of its meterset."""
 NEAREST_SOURCE: Final = 0.9
 """Rays end before the source: no patient reaches so far."""
 
@@ -73,5 +74,7 @@ def _sources(beam: ProtonBeam | PhotonBeam, position: str) -> list[Array]:
         frame = beam_frame(beam.isocenter_mm, beam.gantry_deg, beam.couch_deg, position)
         return [frame.to_patient((0.0, 0.0, PROTON_SOURCE_MM))]
     pose = np.column_stack([beam.isocenter_mm, beam.gantry_deg, beam.couch_deg])
-    rows = pose[np.linspace(0, len(pose) - 1, ARC_ANGLES).astype(int)] if np.ptp(pose, axis=0).any() else pose[:1]
+    count = ARC_ANGLES if np.ptp(pose, axis=0).any() else 1
+    given = (np.arange(count) + 0.5) / count
+    rows = np.column_stack([np.interp(given, beam.meterset_fraction, column) for column in pose.T])
     return [beam_frame(r[:3], r[3], r[4], position).to_patient((0.0, 0.0, beam.source_axis_mm)) for r in rows]

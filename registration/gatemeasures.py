@@ -121,8 +121,8 @@ def comparison(registration: DayRegistration) -> Comparison:
     sx, sy, sz = (FACTOR * s for s in fine.spacing_mm)
     grid = Grid((nz, ny, nx), (sx, sy, sz), tuple(fine.to_patient([(FACTOR - 1) / 2] * 3)), fine.direction)
     noise_hu = NOISE_HU / FACTOR**0.5
-    along = as_field(grid, registration.pullback).vectors_mm @ grid.direction.astype(np.float32)
-    nodes = np.ascontiguousarray(along / np.asarray(grid.spacing_mm, dtype=np.float32))
+    to_voxels = (grid.direction / np.asarray(grid.spacing_mm)).astype(np.float32)
+    nodes = np.ascontiguousarray(as_field(grid, registration.pullback).vectors_mm @ to_voxels, dtype=np.float32)
     fixed, moving = similarities(images.day, images.known, noise_hu), similarities(images.planning, None, noise_hu)
     return Comparison(grid, fixed, moving, nodes, images.known > 0)
 

@@ -123,9 +123,9 @@ def _gate(limits: GateLimits, key: str, where: str, value: float, said: str, adv
     is_floor = key in _AT_LEAST
     passed = bool(value >= limit if is_floor else value <= limit)
     if not passed and np.isnan(value):
-        said = f"could not be measured: the day's image shows too little; {advice}"
+        said = f"could not be measured; {advice}"
     elif not passed:
-        said = f"{said}, {'at least' if is_floor else 'at most'} {limit:g}{f' {unit}' if unit else ''} is trusted; {advice}"
+        said = f"{said} ({'at least' if is_floor else 'at most'} {f'{limit:g} {unit}'.strip()} is trusted); {advice}"
     return GateResult(name, where, float(value), limit, unit, passed, said, ">=" if is_floor else "<=")
 
 
@@ -157,8 +157,8 @@ def _similarity_gates(
         if region.is_target or images.is_known(region.around):
             key = "similarity_target" if region.is_target else "similarity_organ"
             yield _similarity_gate(images, region.around, region.name, key, limits)
-        if region.is_target:
-            yield _restart_gate(images, region.around, region.name, "restart_target_mm", limits)
+            restart = "restart_target_mm" if region.is_target else "restart_organ_mm"
+            yield _restart_gate(images, region.around, region.name, restart, limits)
     yield _similarity_gate(images, body, BODY, "similarity_body", limits)
     yield _restart_gate(images, body, BODY, "restart_body_mm", limits)
 

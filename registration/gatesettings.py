@@ -25,6 +25,7 @@ class GateLimits:
     similarity_organ: float
     similarity_body: float
     restart_target_mm: float
+    restart_organ_mm: float
     restart_path_mm: float
     restart_body_mm: float
     folding: float

@@ -21,7 +21,7 @@ WINDOW_HU: Final = (-1000.0, 400.0)
 """Dense bone and metal differ between scanners, and their edges would outweigh everything else."""
 NOISE_HU: Final = 20.0
 """Differences below this are noise and shall not count as structure (one voxel of the working grid)."""
-SMOOTHING: Final = 0.5
+SMOOTHING: Final = 0.6
 """Standard deviation, in voxels, of what takes the noise of a cone-beam image down before it is compared."""
 KNOWN_SHARE: Final = 0.3
 """A coarser voxel is known when at least this share of it is."""

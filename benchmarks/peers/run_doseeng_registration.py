@@ -7,11 +7,11 @@ in the day's image, as on a treatment day.
 import sys
 
 from exchange import Image, answer, read_task
-from registration.fieldofview import seen_region
 
 from doseeng.grid import Grid, Volume
 from doseeng.transforms import as_field
 from registration.deformable import register_deformable
+from registration.fieldofview import seen_region
 from registration.rigid import register_rigid
 
 
@@ -28,7 +28,7 @@ def main(task_path: str, out_path: str) -> None:
 
     def work():
         seen = seen_region(day)
-        start = as_field(planning.grid, register_rigid(planning, day, seen)) if task.far else None
+        start = as_field(planning.grid, register_rigid(planning, day, seen))
         field = register_deformable(planning, day, seen, start)
         return field.vectors_mm, field.grid.spacing_mm, field.grid.origin_mm
 

@@ -1,4 +1,4 @@
-"""What a fraction's evaluation found, as plain data. Report, JSON, course store and exit code are made from this alone."""
+"""What a fraction's evaluation found, as plain data; report, JSON, course store and exit code are made from this."""
 
 from __future__ import annotations
 

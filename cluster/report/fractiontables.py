@@ -131,13 +131,19 @@ def gate_rows(gates: tuple[GateResult, ...]) -> list[GateRow]:
             gate.name,
             gate.where,
             text.against_limit(gate.value, gate.limit, 1 if abs(gate.limit) >= _LARGE_LIMIT else 2),
-            text.limit_text(gate.limit) if math.isfinite(gate.limit) else text.NO_VALUE,
+            _gate_limit(gate),
             gate.unit,
             gate.passed,
             gate.message,
         )
         for gate in sorted(gates, key=lambda g: g.passed)
     ]
+
+
+def _gate_limit(gate: GateResult) -> str:
+    if not math.isfinite(gate.limit):
+        return text.NO_VALUE
+    return f"{'≥' if gate.relation == '>=' else '≤'}{text.NO_BREAK}{text.limit_text(gate.limit)}"
 
 
 def path_rows(report: FractionReport) -> list[PathRow]:

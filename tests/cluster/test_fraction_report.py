@@ -262,9 +262,9 @@ def gates(*failed: str) -> tuple[GateResult, ...]:
         "image-similarity": (0.12, "Unlike."),
     }
     return tuple(
-        GateResult(name, where, bad[name][0], limit, unit, False, bad[name][1])
+        GateResult(name, where, bad[name][0], limit, unit, False, bad[name][1], ">=")
         if name in failed
-        else GateResult(name, where, value, limit, unit, True, message)
+        else GateResult(name, where, value, limit, unit, True, message, ">=" if name in bad else "<=")
         for name, where, value, limit, unit, message in listed
     )
 
@@ -493,8 +493,9 @@ def test_failed_gates_come_first_and_stay_in_sight(report: FractionReport, case:
     html = short(replace(nothing(report), gates=gates("field-of-view")), case, tmp_path / "r.html")
     gate_section = section(html, "gates")
     table = rows(gate_section)
-    assert table[0] == ["field-of-view", "CTV", "61.0 %", "99 %", "failed", table[0][5]]
+    assert table[0] == ["field-of-view", "CTV", "61.0 %", "≥ 99 %", "failed", table[0][5]]
     assert [row[4] for row in table] == ["failed"] * 2 + ["passed"] * 6
+    assert {row[0]: row[3] for row in table}["inverse-consistency"] == "≤ 2 mm"
     assert gate_section.index("failed") < gate_section.index("<details") < gate_section.index("image-similarity")
     assert "Quality gates passed 6 of 8 failed: field-of-view" in Page(html).visible
 
