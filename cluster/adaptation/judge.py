@@ -99,19 +99,27 @@ def overall(
     planned: of each goal, with its band. earlier: days before this one, oldest first. A failed gate makes the day
     UNEVALUABLE, as do no goals at all.
     """
-    sentences = [_gate_sentence(gate) for gate in gates if not gate.passed]
-    if not goals:
-        sentences.append("No goal could be judged.")
+    failed = tuple(_gate_sentence(gate) for gate in gates if not gate.passed)
+    if failed:
+        # Values that cannot be trusted are no reasons.
+        return Verdict.UNEVALUABLE, Verdict.UNEVALUABLE, failed
     by_severity = sorted(goals, key=lambda g: (-SEVERITY.index(g.status), _shortfall(g)))
-    told = [goal.reason for goal in by_severity]
-    if sentences:
-        return Verdict.UNEVALUABLE, Verdict.UNEVALUABLE, (*sentences, *told)
+    told = [goal.reason for goal in by_severity] or ["No goal could be judged."]
+    if not goals:
+        return Verdict.UNEVALUABLE, Verdict.UNEVALUABLE, tuple(told)
     alone = max((goal.status for goal in goals), key=SEVERITY.index)
     before = last_evaluable(earlier)
     if alone is Verdict.AMBER and before is not None and _is_second(goals, planned, before):
         when = f"{before.acquired:%Y-%m-%d}"
         return Verdict.RED, alone, (f"Second day in a row that is not GREEN, after {when}: RED.", *told)
     return alone, alone, tuple(told)
+
+
+def not_trusted(goals: Sequence[DayGoal]) -> tuple[DayGoal, ...]:
+    """The goals of a day whose gates failed: their values are told, but stand for nothing."""
+    return tuple(
+        replace(goal, status=Verdict.UNEVALUABLE, reason="Not judged, because a quality gate failed.") for goal in goals
+    )
 
 
 def last_evaluable(earlier: Sequence[EarlierDay]) -> EarlierDay | None:

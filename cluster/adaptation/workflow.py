@@ -23,7 +23,7 @@ import numpy as np
 
 from cluster.adaptation.basis import Basis, main_target
 from cluster.adaptation.gates import couch_shift_mm, day_gates, residual_rotation_deg
-from cluster.adaptation.judge import GoalMeasures, judge_goal, last_evaluable, overall
+from cluster.adaptation.judge import GoalMeasures, judge_goal, last_evaluable, not_trusted, overall
 from cluster.adaptation.measures import dvh_bands, measured, perturbed_values, points_in, samples_in
 from cluster.adaptation.projection import course_dose, with_course
 from cluster.adaptation.result import DayGoal, EarlierDay, FractionReport, ImageMethod, StructureChange
@@ -128,6 +128,8 @@ def evaluate_fraction(
         with stages.stage("robust"):
             robustness = _robustness(basis, anatomy.prepared, dose)
     verdict, alone, reasons = overall(goals, basis.planned, gates, history.earlier)
+    if not all(gate.passed for gate in gates):
+        goals = not_trusted(goals)
     if robustness is not None:
         reasons += (f"With residual setup and range errors: {robustness.verdict.value}. {robustness.reasons[0]}",)
     notices = (*blank.notices, *registration.notices, *anatomy.notices, *measures.notices)

@@ -272,7 +272,9 @@ def show_day(day: Day) -> None:
     else:
         show_line(out, escape(at))
     out.print(f"Verdict {badge(report.verdict)}")
-    for reason in report.reasons:
+    # The table has the rest.
+    met = {goal.reason for goal in report.goals if goal.status is Verdict.GREEN}
+    for reason in [r for r in report.reasons if r not in met] or report.reasons[:1]:
         show_line(out, f"  • {escape(reason)}")
     out.print("[dim]Research and quality-assurance tool: it does not release a treatment.[/dim]")
     show_line(out, f"Report: {escape(str(day.report_path))} · {sum(report.seconds.values()):.0f} s")

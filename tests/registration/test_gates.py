@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from doseeng.case import Case
-from doseeng.errors import ConfigError, RegistrationError
+from doseeng.errors import RegistrationError
 from doseeng.grid import Grid, Volume
 from doseeng.plan import PhotonBeam, Plan, ProtonBeam
 from doseeng.structures import Structure, StructureSet
@@ -186,7 +185,12 @@ def test_an_error_at_an_organ_alone_is_found_there(right: DayRegistration) -> No
 
 def test_another_patient_agrees_nowhere() -> None:
     found = judged(registered(TRUTH, TRUTH, patient(seed=9)))
-    assert {"similarity-target", "similarity-organ", "similarity-body", "restart-target"} <= failed(found)
+    assert {"similarity-target", "similarity-organ", "restart-target"} <= failed(found)
+
+
+def test_an_image_that_lies_beside_agrees_nowhere() -> None:
+    found = judged(registered(field(np.zeros(3)), field(np.array([12.0, 6.0, 0.0]))))
+    assert {"similarity-body", "restart-body"} <= failed(found)
 
 
 def test_another_body_does_not_overlap(right: DayRegistration) -> None:
@@ -211,19 +215,16 @@ def test_inverse_consistency_is_the_largest_distance(right: DayRegistration) -> 
     assert value(found, "inverse-consistency") == pytest.approx(3.0, abs=0.2)
 
 
-@pytest.mark.parametrize(("scale", "ratio"), [(0.8, 1 / 0.8**3), (1.25, 1.25**3)])
+@pytest.mark.parametrize(("scale", "ratio"), [(0.75, 1 / 0.75**3), (1.3, 1.3**3)])
 def test_volume_change_is_symmetric(right: DayRegistration, scale: float, ratio: float) -> None:
-    """A pullback that scales by 0.8 says that everything has grown to 1 / 0.8 in each direction."""
+    """A pullback that scales by 0.75 says that everything has grown to 1 / 0.75 in each direction."""
     scaled = replace(right, pullback=field((scale - 1.0) * (POINTS - TARGET_MM)))
     today = contours.propagated(case().structures, right.pushforward, right.pullback, 3.0)
     found = gates.evaluate(scaled, case(), today)
-    assert {"volume-change-organ"} <= failed(found)
+    assert {"volume-change-organ", "volume-change-local"} <= failed(found)
     by_where = {gate.where: gate.value for gate in found if gate.name == "volume-change-organ"}
     assert by_where["CTV"] == pytest.approx(ratio, rel=0.01)
     assert value(found, "volume-change-local") == pytest.approx(ratio, rel=0.01)
-    assert "volume-change-local" in failed(
-        gates.evaluate(scaled, case(), today, limits=replace(LIMITS, volume_change_local=1.5))
-    )
 
 
 def test_bones_may_turn_but_not_bend(right: DayRegistration) -> None:
@@ -231,7 +232,7 @@ def test_bones_may_turn_but_not_bend(right: DayRegistration) -> None:
     turned = field(POINTS @ turn.T - POINTS)
     still = replace(right, pullback=turned, pushforward=inverse_field(turned, GRID))
     assert value(judged(still), "bone-rigidity") < 0.1
-    bent = field((0.06 * (POINTS[..., 2] - BONES_MM[1][2]) ** 2)[..., None] * np.array([1.0, 0.0, 0.0]))
+    bent = field((0.15 * (POINTS[..., 2] - BONES_MM[1][2]) ** 2)[..., None] * np.array([1.0, 0.0, 0.0]))
     found = gates.evaluate(replace(right, pushforward=bent), case(), case().structures)
     assert "bone-rigidity" in failed(found)
 
@@ -389,40 +390,3 @@ def test_shift_of_the_couch_changes_no_gate(right: DayRegistration) -> None:
     """What the couch corrects is no matter of the registration's quality."""
     elsewhere = replace(right, rigid=identity_transform(), couch=identity_transform())
     assert [gate.value for gate in judged(elsewhere)] == [gate.value for gate in judged(right)]
-
-
-def test_a_clinic_replaces_single_limits(tmp_path: Path) -> None:
-    file = tmp_path / "own.toml"
-    file.write_text("[limits]\nair_level_hu = 60\n")
-    assert read_limits(file) == replace(LIMITS, air_level_hu=60.0)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("[limits]\nair_level = 60\n", r"own.toml: limits.air_level: unknown key; did you mean 'air_level_hu'"),
-        ("[limits]\nzzz = 60\n", "unknown key; expected one of similarity_target, "),
-        ("[limits]\nfolding = true\n", "limits.folding: expected a number, found True"),
-        ("[limits]\nfolding = '0'\n", "expected a number, found '0'"),
-        ("[limits]\nfolding = nan\n", "expected a finite number of at least 0, found nan"),
-        ("[limits]\ntarget_seen_percent = 101\n", "from 0 to 100, found 101"),
-        ("[limits]\ncontour_dice = 80\n", "from 0 to 1, found 80"),
-        ("[limit]\nfolding = 0.0\n", r"own.toml: limit: unknown key; expected the table \[limits\]"),
-        ("", r"the table \[limits\] is missing"),
-        ("limits = 3", r"the table \[limits\] is missing"),
-        ("[limits", "is not valid TOML"),
-    ],
-)
-def test_wrong_limits_are_named(tmp_path: Path, text: str, said: str) -> None:
-    file = tmp_path / "own.toml"
-    file.write_text(text)
-    with pytest.raises(ConfigError, match=said):
-        read_limits(file)
-
-
-def test_unreadable_limits_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none.toml: cannot be read"):
-        read_limits(tmp_path / "none.toml")
-    (tmp_path / "latin.toml").write_bytes(b"# \xe9\n[limits]\n")
-    with pytest.raises(ConfigError, match="is not UTF-8"):
-        read_limits(tmp_path / "latin.toml")

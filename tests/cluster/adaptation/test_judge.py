@@ -6,7 +6,7 @@ from datetime import datetime
 import numpy as np
 import pytest
 
-from cluster.adaptation.judge import GoalMeasures, combined_band, judge_goal, last_evaluable, overall
+from cluster.adaptation.judge import GoalMeasures, combined_band, judge_goal, last_evaluable, not_trusted, overall
 from cluster.adaptation.result import DayGoal, EarlierDay
 from registration.result import GateResult
 from robust.goals import Goal
@@ -120,15 +120,16 @@ def test_the_worst_goal_counts_and_comes_first() -> None:
     assert len(reasons) == 2
 
 
-def test_a_failed_gate_makes_the_day_unevaluable_and_still_tells_the_goals() -> None:
+def test_a_failed_gate_makes_the_day_unevaluable_and_is_the_only_reason() -> None:
     gates = (
         GateResult("jacobian", "CTV", 1.0, 0.2, "", True, "fine"),
         GateResult("coverage", "CTV", 0.4, 0.9, "", False, "half the target is not in the image."),
     )
     verdict, alone, reasons = verdict_of([(COVER, 99.0, 80.0)], gates=gates)
     assert (verdict, alone) == (Verdict.UNEVALUABLE, Verdict.UNEVALUABLE)
-    assert reasons[0] == "coverage [CTV]: half the target is not in the image."
-    assert reasons[1].startswith("CTV V95%")
+    assert reasons == ("coverage [CTV]: half the target is not in the image.",)
+    (goal,) = not_trusted([judged(COVER, 99.0, 98.0)])
+    assert (goal.status, goal.value) == (Verdict.UNEVALUABLE, 98.0)
 
 
 def test_no_goal_is_unevaluable() -> None:
