@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -28,9 +29,9 @@ from planning.spots import SpotSettings, grown, place_spots
 TARGET = "CTV"
 PRESCRIPTION_GY = 60.0
 FRACTIONS = 30
-PROTON_GANTRIES_DEG = (0.0, 120.0, 240.0, 60.0, 180.0, 300.0)
 PROTON_FIELDS = 3
-"""The first so many directions from which the target lies deep enough for the machine."""
+COVERED_PERCENT = 99.0
+"""Plans are scaled so that this much of the target gets 95 % of the prescription."""
 PHOTON_GANTRIES_DEG = (0.0, 72.0, 144.0, 216.0, 288.0)
 PROTON_MARGIN_MM = 6.0
 PHOTON_MARGIN_MM = 11.0
@@ -51,8 +52,8 @@ def spherical_target(centre_mm: npt.ArrayLike, radius_mm: float) -> StructureSet
     return StructureSet("target", "1.2.3", "1.2.3.4", (Structure(1, TARGET, "CTV", tuple(contours)),))
 
 
-def proton_case(image: Volume, structures: StructureSet, grid: Grid) -> Case:
-    """A case with a proton plan of PROTON_FIELDS fields that gives the target's median PRESCRIPTION_GY."""
+def proton_case(image: Volume, structures: StructureSet, grid: Grid, gantries_deg: Sequence[float]) -> Case:
+    """A case with a proton plan of PROTON_FIELDS fields, from the first of the directions that the machine allows."""
     machine, maps = find_machine("generic"), material_maps(image, read_hu_table(), structures)
     inside = mask(structures.by_name(TARGET), image.grid)
     k, j, i = np.nonzero(inside.values >= 0.5)
@@ -60,7 +61,7 @@ def proton_case(image: Volume, structures: StructureSet, grid: Grid) -> Case:
     x, y, z = (float(c) for c in voxels.mean(axis=0))
     wider = grown(inside, PROTON_MARGIN_MM)
     beams: list[ProtonBeam] = []
-    for gantry in PROTON_GANTRIES_DEG:
+    for gantry in gantries_deg:
         frame = beam_frame((x, y, z), gantry, 0.0, "HFS")
         try:
             uv, energy = place_spots(wider, frame, machine, maps, SpotSettings(5.0, 2.0, 1.0))
@@ -145,7 +146,8 @@ def _plan(beams: tuple[ProtonBeam, ...] | tuple[PhotonBeam, ...], structures: St
 def _scaled(case: Case, grid: Grid) -> Case:
     target = case.structures.by_name(TARGET)
     dose = dose_on(case, case.ct, case.structures, grid)
-    factor = PRESCRIPTION_GY / evaluate_metric(sample_dose(sample_points(target, grid.spacing_mm), dose), "D50%")
+    samples = sample_dose(sample_points(target, grid.spacing_mm), dose)
+    factor = 0.95 * PRESCRIPTION_GY / evaluate_metric(samples, f"D{COVERED_PERCENT:g}%")
     beams = tuple(
         replace(b, spot_mu=b.spot_mu * factor)
         if isinstance(b, ProtonBeam)

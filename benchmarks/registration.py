@@ -34,7 +34,13 @@ LIMITS: Final[dict[str, dict[str, float]]] = {
     "CT": {"inside_mean_mm": 0.8, "inside_p95_mm": 2.0, "folded_percent": 0.0},
     "CBCT": {"inside_mean_mm": 1.2, "inside_p95_mm": 3.0, "inside_max_mm": 8.0, "folded_percent": 0.0},
     "pair": {"inside_mean_mm": 1.4, "folded_percent": 0.0},
-    "phase": {"tumour_error_mm": 1.0, "dose_error_mm": 1.0, "folded_percent": 0.0},
+    "phase": {
+        "tumour_error_mm": 1.0,
+        "dose_error_mm": 1.0,
+        "energy_dose_mm": 1.0,
+        "energy_error_percent": 1.0,
+        "folded_percent": 0.0,
+    },
 }
 """What doseeng must reach, by the kind of case."""
 WALL_LIMIT_S: Final = 90.0
@@ -44,7 +50,9 @@ COLUMNS: Final = {
     "outside_mean_mm": "out mean", "outside_max_mm": "out max", "field_mean_mm": "field", "field_p95_mm": "field 95 %",
     "field_outside_mean_mm": "field out",
     "dose_relevant_mm": "dose", "dose_relevant_worst_mm": "dose worst", "displacement_mm": "moved",
-    "found_mm": "found", "tumour_error_mm": "tumour", "dose_error_mm": "carried dose", "folded_percent": "folded %",
+    "found_mm": "found", "tumour_error_mm": "tumour", "dose_error_mm": "carried dose",
+    "energy_dose_mm": "by energy", "energy_error_percent": "energy lost %", "energy_there_percent": "energy there %",
+    "folded_percent": "folded %",
     "smallest_jacobian": "min J", "wall_s": "wall s", "cpu_s": "CPU s", "peak_mb": "peak MB",
 }  # fmt: skip
 WHOLE: Final = ("displacement_mm", "peak_mb")

@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 from benchmarks.registration_case import TARGET_RADIUS_MM, Landmarks, RegistrationCase, Tumour
 from doseeng.grid import Grid, Volume, resample
-from doseeng.transforms import DisplacementField, inverse_field, jacobian_determinant, voxel_centres, warped
+from doseeng.materials import densities, read_hu_table
+from doseeng.transforms import DisplacementField, inverse_field, jacobian_determinant, voxel_centres
+from registration.dosewarp import direct, energy_mass
 
 Array = npt.NDArray[np.float64]
 Scores = dict[str, float]
@@ -28,7 +30,7 @@ def scores(case: RegistrationCase, pullback: DisplacementField) -> Scores:
     if case.truth is not None:
         found |= field_errors(case, case.truth, pullback)
     if case.tumour is not None:
-        found |= tumour_errors(case.tumour, case.planning.grid, pullback)
+        found |= tumour_errors(case, case.tumour, pullback)
     return found
 
 
@@ -68,20 +70,32 @@ def folding(case: RegistrationCase, pullback: DisplacementField) -> Scores:
     return {"folded_percent": 100.0 * float(np.mean(jacobian <= 0)), "smallest_jacobian": float(jacobian.min())}
 
 
-def tumour_errors(tumour: Tumour, grid: Grid, pullback: DisplacementField) -> Scores:
-    """Where the tumour drawn on the planning image is found today, and where a dose on today's tumour is carried to."""
+def tumour_errors(case: RegistrationCase, tumour: Tumour, pullback: DisplacementField) -> Scores:
+    """Where the tumour drawn on the planning image is found today, and where a dose on today's tumour is carried to.
+
+    The dose is carried by direct mapping, and by energy/mass transfer: with what loss of energy, and how much energy
+    it stands for in the planning image's own densities.
+    """
+    grid = case.planning.grid
     pushforward = inverse_field(pullback, grid)
     found = np.average(pushforward.apply(tumour.points_mm), axis=0, weights=tumour.weights)
-    # A blob of dose on today's tumour; the planning point x gets the dose of pushforward(x).
     distance = np.linalg.norm(voxel_centres(pullback.grid) - tumour.day_mm, axis=-1)
     today = Volume(pullback.grid, np.exp(-0.5 * (distance / BLOB_SIGMA_MM) ** 2).astype(np.float32))
-    carried = warped(today, pushforward, 0.0).values.astype(np.float64)
-    landed = np.average(voxel_centres(grid).reshape(-1, 3), axis=0, weights=carried.ravel())
+    there, here = (densities(image, read_hu_table()) for image in (case.day, case.planning))
+    by_energy = energy_mass(today, there, here, pullback, pushforward, grid)
+    landed = {}
+    for name, carried in (("dose_error_mm", direct(today, pushforward, grid)), ("energy_dose_mm", by_energy.dose)):
+        weights = carried.values.ravel().astype(np.float64)
+        centre = np.average(voxel_centres(grid).reshape(-1, 3), axis=0, weights=weights)
+        landed[name] = float(np.linalg.norm(centre - tumour.planning_mm))
+    balance = by_energy.balance
     return {
         "displacement_mm": float(tumour.day_mm[2] - tumour.planning_mm[2]),
         "found_mm": float(found[2] - tumour.planning_mm[2]),
         "tumour_error_mm": float(np.linalg.norm(found - tumour.day_mm)),
-        "dose_error_mm": float(np.linalg.norm(landed - tumour.planning_mm)),
+        **landed,
+        "energy_error_percent": 100.0 * abs(balance.error),
+        "energy_there_percent": 100.0 * (balance.image_j / balance.source_j - 1.0),
     }
 
 

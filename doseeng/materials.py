@@ -148,6 +148,12 @@ def photon_maps(
     return PhotonMaps(attenuation, electron_density, density, water_ratio, notices)
 
 
+def densities(ct: Volume, table: HuTable) -> Volume:
+    """Mass density in g/cm3 of every voxel, from its HU alone: no body outline, no overrides."""
+    index = np.clip(np.rint(ct.values), HU_MIN, HU_MAX).astype(np.intp) - HU_MIN
+    return Volume(ct.grid, table.density_gcm3[index])
+
+
 def photon_curves(table: HuTable, energy_mev: float) -> PhotonCurves:
     """The photon quantities of a HU table from its densities and compositions; MaterialError where it has none."""
     if not table.compositions:

@@ -15,6 +15,7 @@ from doseeng.dvh import DoseSamples
 from doseeng.engine import Prepared, scenario_dose
 from doseeng.errors import MetricError, Notice, StructureError
 from doseeng.grid import Grid
+from doseeng.materials import HuTable, read_hu_table
 from doseeng.structures import Structure
 from registration.result import GateResult
 from robust.goals import goals_for, read_goal_file
@@ -30,7 +31,7 @@ class Basis:
 
     prepared: the plan on its planning CT. prepare_day: the same on another image. dose: on the planning CT. points,
     samples: where structures are sampled there, and the dose in them. planned: value of each goal. gates: about the
-    plan's dose, the same every day. engine_percent: half-width of the band of a dose.
+    plan's dose, the same every day. engine_percent: half-width of the band of a dose. hu_table: what HU mean.
     """
 
     prepared: Prepared
@@ -42,6 +43,7 @@ class Basis:
     samples: Mapping[str, DoseSamples]
     planned: tuple[Measured, ...]
     engine_percent: float
+    hu_table: HuTable
     gates: tuple[GateResult, ...] = ()
     notices: tuple[Notice, ...] = ()
 
@@ -64,9 +66,14 @@ class Basis:
 
 
 def make_basis(
-    prepared: Prepared, prepare_day: PrepareDay, settings: AdaptSettings, goals_path: Path | None = None
+    prepared: Prepared,
+    prepare_day: PrepareDay,
+    settings: AdaptSettings,
+    goals_path: Path | None = None,
+    hu_table: HuTable | None = None,
 ) -> Basis:
     """The plan's dose and goals; goals_path: a TOML as `doseeng evaluate` takes it, None for the shipped coverage rule.
+    hu_table: the one that the case was prepared with (without: the shipped one).
 
     ConfigError, StructureError, PlanError: as `robust.goals.goals_for`.
     """
@@ -89,6 +96,7 @@ def make_basis(
         samples,
         tuple(measured(goal, samples, band) for goal, band in zip(goals, measures.engine_gy, strict=True)),
         percent,
+        hu_table or read_hu_table(),
         gates,
         (*prepared.notices, *goal_notices, *point_notices, *dose_notices),
     )

@@ -35,6 +35,7 @@ class AdaptSettings(Strict):
     registration_correlation_mm: Positive
     perturbed_deformations: Annotated[int, Field(ge=0, le=1000)]
     dose_percent: NotNegative
+    dose_transfer: Literal["direct", "energy-mass"]
     couch: Literal["six-dof", "translation"]
     couch_shift_mm: NotNegative
     couch_rotation_deg: NotNegative

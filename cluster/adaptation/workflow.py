@@ -34,6 +34,7 @@ from doseeng.dvh import DoseSamples
 from doseeng.engine import Prepared, scenario_dose
 from doseeng.errors import GeometryError, Notice, RegistrationError, StructureError
 from doseeng.grid import Grid, Volume, resampled_grid
+from doseeng.materials import densities
 from doseeng.scenario import NOMINAL
 from doseeng.structures import StructureSet
 from doseeng.transforms import DisplacementField
@@ -41,7 +42,7 @@ from doseeng.waterpath import PathChange, path_changes
 from registration import contours, dayimage, pipeline
 from registration.accumulation import STEPS_PER_CORRELATION, DayDose, course_weights, perturbed_fields
 from registration.couch import Couch
-from registration.dosewarp import direct
+from registration.dosewarp import direct, energy_mass
 from registration.result import DayRegistration, GateResult
 from robust.evaluate import Settings, evaluate
 from robust.result import DvhBand, RobustReport, Verdict
@@ -120,7 +121,7 @@ def evaluate_fraction(
     with stages.stage("gates"):
         gates = (*basis.gates, *day_gates(basis, registration, anatomy.structures, dose, measures.samples))
     with stages.stage("course"):
-        carried = direct(dose.volume, registration.pushforward, basis.dose.volume.grid)
+        carried = _carried(basis, registration, anatomy.prepared.case.ct, dose.volume)
         course = course_dose(history.doses, DayDose(history.fraction, carried), basis.fractions, basis.dose.volume)
         goals = with_course(measures.goals, course, basis.points)
     robustness = None
@@ -203,6 +204,15 @@ def _register(basis: Basis, day: DayImage, stages: Stages) -> DayRegistration:
         progress=lambda done, total: stages.step(f"register: deformation {done} of {total}"),
         rigid=day.registration,
     )
+
+
+def _carried(basis: Basis, registration: DayRegistration, image: Volume, dose: Volume) -> Volume:
+    """The day's dose on the planning CT, on the grid of the plan's dose."""
+    grid, pushforward = basis.dose.volume.grid, registration.pushforward
+    if basis.settings.dose_transfer == "direct":
+        return direct(dose, pushforward, grid)
+    there, here = (densities(ct, basis.hu_table) for ct in (image, basis.case.ct))
+    return energy_mass(dose, there, here, registration.pullback, pushforward, grid).dose
 
 
 def _not_registered(blank: FractionReport, why: str) -> FractionReport:

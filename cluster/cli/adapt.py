@@ -39,6 +39,7 @@ from doseeng.dicom.day import DayImage, read_day_image
 from doseeng.engine import EngineSettings, Prepared
 from doseeng.errors import ConfigError, DicomError, DoseengError, Notice
 from doseeng.grid import Grid
+from doseeng.materials import read_hu_table
 from doseeng.photon import Algorithm
 from robust.result import Verdict
 
@@ -172,7 +173,7 @@ def adapt(
             return options.prepare_case(of, machine, machine_folder, hu_table, engine, backend, grid)
 
         store = read_course(course or Path(f"doseeng-course-{case.key}"), case.key, case.plan.uid)
-        basis = make_basis(prepared(case), prepared, site_values, goals)
+        basis = make_basis(prepared(case), prepared, site_values, goals, read_hu_table(hu_table))
         days, failures = read_days(image, case, accept_patient_mismatch)
     found, failed = evaluate_days(basis, days, store, outputs, fraction=fraction, robust=robust, as_json=as_json)
     finish(found, failures + failed, as_json)

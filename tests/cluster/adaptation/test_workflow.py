@@ -89,6 +89,18 @@ def test_a_target_that_has_left_the_fields_is_red(basis: Basis, truth: Any, day:
     assert "value and band miss the limit" in report.reasons[0]
 
 
+def test_energy_and_mass_carry_the_dose_of_moved_tissue_like_the_tissue_itself(
+    basis: Basis, truth: Any, day: Days
+) -> None:
+    truth.moved_mm = ALONG_MM
+    by_energy = replace(basis, settings=basis.settings.model_copy(update={"dose_transfer": "energy-mass"}))
+    direct, found = (evaluate_fraction(b, day(1), History(1)).carried for b in (basis, by_energy))
+    assert direct is not None
+    assert found is not None
+    assert found is not direct
+    np.testing.assert_allclose(found.values[10:18], direct.values[10:18], atol=0.1)
+
+
 def test_days_so_far_count_in_the_course(basis: Basis, truth: Any, day: Days) -> None:
     good = evaluate_fraction(basis, day(1), History(1))
     assert good.carried is not None
