@@ -1,12 +1,12 @@
 """Dose on images made of a cone-beam CT: `python -m benchmarks.daydose [DIR] [--targets N] [--json]`.
 
 DIR: a folder with `*_known.npz` (a planning CT, a day's CT with an exactly known deformation, and the same day as a
-truncated cone-beam image). On spherical targets a proton and a photon plan are made on the planning CT, the protons from
-the directions whose paths the cone-beam image shows best. The dose on the virtual CT and on the corrected image is
-compared with that on the true image of the day: gamma 2 %/2 mm, the error of V95% in the true target (the image's part),
-and in the propagated one (image and contours together). What an image does not show nobody can know: "path seen" is the
-share of the protons' way through the body that lies in the field of view, and medians are told for all rows and for
-those where it is at least SEEN_ENOUGH.
+truncated cone-beam image). On spherical targets a proton and a photon plan are made on the planning CT, the protons
+from the directions whose paths the cone-beam image shows best. The dose on the virtual CT and on the corrected image is
+compared with that on the true image of the day: gamma 2 %/2 mm, the error of V95% in the true target (the image's
+part), and in the propagated one (image and contours together). What an image does not show nobody can know: "path seen"
+is the share of the way through the body that lies in the field of view, and medians are told for all rows and for those
+where it is at least SEEN_ENOUGH.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def run(trial: Trial) -> Row:
         **row,
         "stopped": bool(failed),
         "failed": [f"{gate.name} {gate.where}".strip() for gate in failed],
-        "gates": [{"name": g.name, "where": g.where, "value": g.value, "limit": g.limit} for g in judged],
+        "gates": [{"name": g.name, "where": g.where, "value": _number(g.value), "limit": g.limit} for g in judged],
     }
 
 
@@ -185,6 +185,11 @@ def errors(trial: Trial, found: DayRegistration) -> Row:
                 f"{name}_max_mm": float(error[where].max()),
             }
     return row
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return value if np.isfinite(value) else None
 
 
 class _Once:

@@ -76,10 +76,17 @@ def frustum_around(
 
     The ray nearest the axis passes through the isocentre, so that symmetric beams stay symmetric.
     """
+    return spanning(rays_across(uv_box_mm, source_mm, pitch_mm, slice_mm), frame, image)
+
+
+def rays_across(
+    uv_box_mm: tuple[float, float, float, float], source_mm: tuple[float, float], pitch_mm: float, slice_mm: float
+) -> Frustum:
+    """Rays over (u min, u max, v min, v max) with one through the isocentre; slices are for `spanning` to give."""
     u0, u1, v0, v1 = (np.floor(uv_box_mm[0] / pitch_mm), np.ceil(uv_box_mm[1] / pitch_mm),
                       np.floor(uv_box_mm[2] / pitch_mm), np.ceil(uv_box_mm[3] / pitch_mm))  # fmt: skip
     shape = (1, int(v1 - v0) + 1, int(u1 - u0) + 1)
-    return spanning(Frustum((u0 * pitch_mm, v0 * pitch_mm), pitch_mm, shape, 0.0, slice_mm, source_mm), frame, image)
+    return Frustum((u0 * pitch_mm, v0 * pitch_mm), pitch_mm, shape, 0.0, slice_mm, source_mm)
 
 
 def spanning(frustum: Frustum, frame: BeamFrame, image: Grid) -> Frustum:

@@ -49,8 +49,6 @@ def cones(on: CudaBackend, rays: Rays, released: Any, sets: Sequence[Cones], out
     energy = on.zeros(rays.frustum.shape)
     for each in sets:
         n = len(each.directions)
-        if not n:
-            continue
         directions, offsets = on.put(each.directions), on.device.put(each.offsets, np.int32)
         along = (released, rays.spreading, directions, offsets, rays.frustum.slice_mm, int(each.upstream), energy)
         on.run(kernels.collapsed_cones, (n, 1, n_v * n_u), 0, 1, *along)

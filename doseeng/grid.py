@@ -238,8 +238,7 @@ def beam_frame(
     """
     axes = fixed_to_gantry(gantry_deg) @ patient_to_fixed(patient_position, couch_deg)
     if collimator_deg:
-        c, s = _cos_sin(collimator_deg)
-        axes = np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]]) @ axes
+        axes = gantry_to_collimator(collimator_deg) @ axes
     return BeamFrame(np.asarray(isocenter_mm, dtype=np.float64), axes)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from doseeng.backend import Backend, Rays
-from doseeng.beamseye import Frustum
+from doseeng.beamseye import Frustum, rays_across
 from doseeng.fluence import Exposure, fluence_maps, opening_box
 from doseeng.machines.photonmodel import PhotonMachine
 from doseeng.photonkernels import TransportTables, cone_sets, electron_fluence, softening_factor
@@ -111,11 +111,9 @@ def transport(backend: Backend, rays: Rays, level: Level, tables: TransportTable
 def _rays_around(
     box: Sequence[float], margin_mm: float, machine: PhotonMachine, pitch_mm: float, slice_mm: float
 ) -> Frustum:
-    sad = machine.source_axis_mm
-    first = [np.floor((low - margin_mm) / pitch_mm) for low in (box[0], box[2])]
-    last = [np.ceil((high + margin_mm) / pitch_mm) for high in (box[1], box[3])]
-    shape = (1, int(last[1] - first[1]) + 1, int(last[0] - first[0]) + 1)
-    return Frustum((first[0] * pitch_mm, first[1] * pitch_mm), pitch_mm, shape, 0.0, slice_mm, (sad, sad))
+    u0, u1, v0, v1 = box
+    wider = (u0 - margin_mm, u1 + margin_mm, v0 - margin_mm, v1 + margin_mm)
+    return rays_across(wider, (machine.source_axis_mm, machine.source_axis_mm), pitch_mm, slice_mm)
 
 
 def _fluence(beam: PhotonBeam, exposure: Exposure, machine: PhotonMachine, frustum: Frustum) -> Float32:
