@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         _show(found, medians)
     kept = [m for (_, _, image), m in medians.items() if image != "planning CT"]
-    return int(max(max(m[:2]) for m in kept) > 1.0)
+    return int(max(m[0] for m in kept) > 1.0)
 
 
 def _medians(of: list[Row]) -> tuple[float, ...]:

@@ -8,7 +8,7 @@ import pytest
 from doseeng import protonphysics
 from doseeng.errors import MaterialError, StructureError
 from doseeng.grid import Grid, Volume
-from doseeng.materials import HU_MIN, HuTable, MaterialMaps, material_maps, override_powers, read_hu_table
+from doseeng.materials import HU_MIN, HuTable, MaterialMaps, densities, material_maps, override_powers, read_hu_table
 from doseeng.structures import PhysicalOverride, Structure, StructureSet
 
 AIR, SOFT, BONE = -1000, 40, 1000
@@ -312,3 +312,12 @@ def test_a_table_that_begins_with_vacuum_divides_by_nothing(tmp_path: Path) -> N
 def test_overrides_without_material_meaning_are_refused(table: HuTable, overrides: tuple, message: str) -> None:
     with pytest.raises(MaterialError, match=f"structure 'X': .*{message}"):
         override_powers(overrides, table, "structure 'X'")
+
+
+def test_densities_come_from_hu_alone():
+    grid = Grid((1, 1, 3), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    table = read_hu_table()
+    found = densities(Volume(grid, np.array([[[-1000.0, 0.0, 9999.0]]], np.float32)), table).values[0, 0]
+    assert found[0] < 0.01
+    assert found[1] == pytest.approx(1.0, abs=0.02)
+    assert found[2] == table.density_gcm3[-1]
