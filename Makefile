@@ -29,4 +29,4 @@ $(STAMP): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .peers demo-case demo-output
+	rm -rf $(VENV) .peers demo-case demo-case-days demo-output

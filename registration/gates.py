@@ -12,7 +12,7 @@ A failed gate makes the day UNEVALUABLE. Every gate has a limit of its name in g
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from doseeng.case import Case
 from doseeng.errors import RegistrationError, StructureError
-from doseeng.grid import Grid
-from doseeng.masks import mask
+from doseeng.grid import Grid, Volume
+from doseeng.masks import mask, volume_cm3
 from doseeng.structures import Structure, StructureSet
 from doseeng.transforms import jacobian_determinant
 from registration.contours import change
@@ -75,12 +75,16 @@ class Landmarks:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Region:
-    """A structure of today. core: its voxels on the comparison grid; around: with what is compared around it."""
+    """A structure of today. core: its voxels on the comparison grid; around: with what is compared around it.
+
+    seen: share (0..1) of its volume in the field of view, NaN without contours.
+    """
 
     name: str
     is_target: bool
     core: Mask
     around: Mask
+    seen: float
 
 
 def evaluate(
@@ -101,7 +105,9 @@ def evaluate(
     """
     held = limits or read_limits()
     images, levels = comparison(registration), intensities(registration, today)
-    regions = _regions(today, images, organs)
+    drawn_numbers = {structure.number for structure in case.structures.structures if not structure.is_empty}
+    planned = tuple(structure for structure in today.structures if structure.number in drawn_numbers)
+    regions = _regions(planned, images, organs, registration.seen)
     found = [
         *_similarity_gates(images, regions, halved_mask(levels.body), held),
         *_field_gates(registration, regions, levels.body, held),
@@ -129,16 +135,30 @@ def _gate(limits: GateLimits, key: str, where: str, value: float, said: str, adv
     return GateResult(name, where, float(value), limit, unit, passed, said, ">=" if is_floor else "<=")
 
 
-def _regions(today: StructureSet, images: Comparison, organs: Collection[str] | None) -> list[_Region]:
+def _regions(
+    planned: Sequence[Structure], images: Comparison, organs: Collection[str] | None, seen: Volume
+) -> list[_Region]:
+    """Of today's structures those that the plan has contours of: what was empty already is no finding."""
     found = []
-    for structure in today.structures:
+    for structure in planned:
         is_asked = structure.kind.upper() == "ORGAN" if organs is None else structure.name in organs
         is_organ = is_asked and structure.kind.upper() != "EXTERNAL" and not structure.is_empty
         if structure.is_target or is_organ:
             core = _mask(structure, images.grid)
             margin_mm = TARGET_MARGIN_MM if structure.is_target else ORGAN_MARGIN_MM
-            found.append(_Region(structure.name, structure.is_target, core, images.grown(core, margin_mm)))
+            around = images.grown(core, margin_mm)
+            found.append(_Region(structure.name, structure.is_target, core, around, _seen_share(structure, seen)))
     return found
+
+
+def _seen_share(structure: Structure, seen: Volume) -> float:
+    """What lies outside the grid is not seen either."""
+    try:
+        inside, whole = mask(structure, seen.grid).values, volume_cm3(structure)
+    except StructureError:
+        return np.nan
+    shown = float((inside * seen.values).sum(dtype=np.float64)) * seen.grid.voxel_volume_cm3
+    return min(shown / whole, 1.0)
 
 
 def _mask(structure: Structure, grid: Grid) -> Mask:
@@ -216,7 +236,7 @@ def _seen_gates(
     targets = [region for region in regions if region.is_target]
     known = halved_mask(levels.known)
     for region in targets:
-        share = 100.0 * float(known[region.core].mean()) if region.core.any() else np.nan
+        share = 100.0 * region.seen
         said = f"{share:.1f} % of the target lies in the field of view"
         yield _gate(limits, "target_seen_percent", region.name, share, said, "scan again with the target in view")
     every = np.logical_or.reduce([region.core for region in targets]) if targets else np.zeros(known.shape, bool)

@@ -17,6 +17,7 @@ from doseeng.errors import MetricError, Notice, StructureError
 from doseeng.grid import Grid
 from doseeng.materials import HuTable, read_hu_table
 from doseeng.structures import Structure
+from registration.gatesettings import GateLimits, read_limits
 from registration.result import GateResult
 from robust.goals import goals_for, read_goal_file
 from robust.measure import Measured
@@ -30,8 +31,9 @@ class Basis:
     """What all days of a course are held against.
 
     prepared: the plan on its planning CT. prepare_day: the same on another image. dose: on the planning CT. points,
-    samples: where structures are sampled there, and the dose in them. planned: value of each goal. gates: about the
-    plan's dose, the same every day. engine_percent: half-width of the band of a dose. hu_table: what HU mean.
+    samples: where structures are sampled there, and the dose in them. planned: value of each goal. engine_percent:
+    half-width of the band of a dose. hu_table: what HU mean. limits: of the registration's gates. gates: about the
+    plan's dose, the same every day.
     """
 
     prepared: Prepared
@@ -44,6 +46,7 @@ class Basis:
     planned: tuple[Measured, ...]
     engine_percent: float
     hu_table: HuTable
+    limits: GateLimits
     gates: tuple[GateResult, ...] = ()
     notices: tuple[Notice, ...] = ()
 
@@ -71,9 +74,10 @@ def make_basis(
     settings: AdaptSettings,
     goals_path: Path | None = None,
     hu_table: HuTable | None = None,
+    limits: GateLimits | None = None,
 ) -> Basis:
     """The plan's dose and goals; goals_path: a TOML as `doseeng evaluate` takes it, None for the shipped coverage rule.
-    hu_table: the one that the case was prepared with (without: the shipped one).
+    hu_table: the one that the case was prepared with; limits: of the registration's gates (without: the shipped ones).
 
     ConfigError, StructureError, PlanError: as `robust.goals.goals_for`.
     """
@@ -97,6 +101,7 @@ def make_basis(
         tuple(measured(goal, samples, band) for goal, band in zip(goals, measures.engine_gy, strict=True)),
         percent,
         hu_table or read_hu_table(),
+        limits or read_limits(),
         gates,
         (*prepared.notices, *goal_notices, *point_notices, *dose_notices),
     )

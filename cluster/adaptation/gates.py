@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 import numpy as np
 
@@ -11,51 +10,46 @@ from cluster.adaptation.basis import Basis
 from doseeng.dose import Dose
 from doseeng.dvh import DoseSamples
 from doseeng.errors import Notice
-from doseeng.masks import mask
 from doseeng.scenario import NOMINAL
 from doseeng.structures import StructureSet
+from registration import gates
 from registration.result import DayRegistration, GateResult
 from robust.gates import clipping, dose_kind_gates, finite_gate
 
 Point = tuple[float, float, float]
-
-LEAST_SEEN: Final = 0.95
-"""Share of a target that the day's image must show; what it does not show is taken from the planning CT."""
 
 
 def day_gates(
     basis: Basis,
     registration: DayRegistration,
     today: StructureSet,
+    drawn: StructureSet | None,
     dose: Dose,
     samples: Mapping[str, DoseSamples],
 ) -> tuple[GateResult, ...]:
-    """All gates of a day. today: structures on today's anatomy, treatment frame; samples: today's dose in them."""
+    """All gates of a day.
+
+    today: structures on today's anatomy, treatment frame; samples: today's dose in them. drawn: structures that a
+    person drew on the day's image, in its own frame, None without.
+    """
     of_dose = (
         *dose_kind_gates(basis.case, dose),
         *finite_gate(NOMINAL, dose),
         *clipping(basis.yardstick.goals, dict(samples))[0],
     )
     return (
-        *registration_gates(basis, registration, today),
+        *registration_gates(basis, registration, today, drawn),
         _couch_gate(basis, registration),
         *(_failed(notice) for notice in of_dose),
     )
 
 
-def registration_gates(basis: Basis, registration: DayRegistration, today: StructureSet) -> tuple[GateResult, ...]:
-    """Whether the day's image shows the structures that must receive dose. Arguments as for `day_gates`."""
-    covered = dict.fromkeys(goal.structure for goal in basis.yardstick.goals if goal.relation == ">=")
-    found = []
-    for name in covered:
-        target = today.by_name(name)
-        inside = np.zeros(1) if target.is_empty else mask(target, registration.seen.grid).values
-        volume = float(inside.sum(dtype=np.float64))
-        share = float((inside * registration.seen.values).sum(dtype=np.float64)) / volume if volume > 0 else np.nan
-        passed = share >= LEAST_SEEN
-        message = f"the day's image shows {100 * share:.0f} % of it, at least {100 * LEAST_SEEN:.0f} % are needed"
-        found.append(GateResult("field-of-view", name, 100 * share, 100 * LEAST_SEEN, "%", passed, message))
-    return tuple(found)
+def registration_gates(
+    basis: Basis, registration: DayRegistration, today: StructureSet, drawn: StructureSet | None
+) -> tuple[GateResult, ...]:
+    """The gates of the registration, for all targets and the organs that have goals. Arguments as for `day_gates`."""
+    organs = {goal.structure for goal in basis.yardstick.goals}
+    return gates.evaluate(registration, basis.case, today, drawn, organs=organs, limits=basis.limits)
 
 
 def couch_shift_mm(registration: DayRegistration, isocenter_mm: Point) -> Point:

@@ -119,7 +119,10 @@ def evaluate_fraction(
     with stages.stage("goals"):
         measures = _measure(basis, anatomy.structures, dose, other, last_evaluable(history.earlier))
     with stages.stage("gates"):
-        gates = (*basis.gates, *day_gates(basis, registration, anatomy.structures, dose, measures.samples))
+        gates = (
+            *basis.gates,
+            *day_gates(basis, registration, anatomy.structures, day.daily_structures, dose, measures.samples),
+        )
     with stages.stage("course"):
         carried = _carried(basis, registration, anatomy.prepared.case.ct, dose.volume)
         course = course_dose(history.doses, DayDose(history.fraction, carried), basis.fractions, basis.dose.volume)

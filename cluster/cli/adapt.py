@@ -41,6 +41,7 @@ from doseeng.errors import ConfigError, DicomError, DoseengError, Notice
 from doseeng.grid import Grid
 from doseeng.materials import read_hu_table
 from doseeng.photon import Algorithm
+from registration.gatesettings import read_limits
 from robust.result import Verdict
 
 
@@ -66,6 +67,7 @@ CourseFolder = Annotated[
 ]
 Site = Annotated[str, typer.Option(help="Treatment site that sets image method and uncertainties (head_neck, ...).")]
 SettingsFile = Annotated[Path | None, typer.Option("--settings", help="TOML with your own values for sites.")]
+GatesFile = Annotated[Path | None, typer.Option("--gates", help="TOML with your own limits of quality gates.")]
 Method = Annotated[
     ImageMethod | None, typer.Option(help="Image that today's dose is computed on, instead of the site's.")
 ]
@@ -131,6 +133,7 @@ def adapt(
     course: CourseFolder = None,
     site: Site = DEFAULT_SITE,
     settings: SettingsFile = None,
+    gates: GatesFile = None,
     method: Method = None,
     goals: Goals = None,
     report: Report = None,
@@ -163,7 +166,7 @@ def adapt(
     if package_when is not PackageWhen.NEVER:
         options.require_outside(case_dir, outputs.package)
     options.require_writable(report)
-    site_values = site_settings(site, settings, method)
+    site_values, limits = site_settings(site, settings, method), read_limits(gates)
     with err.status("Reading the case and computing its dose", spinner="dots"):
         case = options.load_case(case_dir, plan, accept_patient_mismatch, None)
         photon = options.photon_settings(case, algorithm, Algorithm.PENCIL)
@@ -173,7 +176,7 @@ def adapt(
             return options.prepare_case(of, machine, machine_folder, hu_table, engine, backend, grid)
 
         store = read_course(course or Path(f"doseeng-course-{case.key}"), case.key, case.plan.uid)
-        basis = make_basis(prepared(case), prepared, site_values, goals, read_hu_table(hu_table))
+        basis = make_basis(prepared(case), prepared, site_values, goals, read_hu_table(hu_table), limits)
         days, failures = read_days(image, case, accept_patient_mismatch)
     found, failed = evaluate_days(basis, days, store, outputs, fraction=fraction, robust=robust, as_json=as_json)
     finish(found, failures + failed, as_json)

@@ -390,3 +390,11 @@ def test_shift_of_the_couch_changes_no_gate(right: DayRegistration) -> None:
     """What the couch corrects is no matter of the registration's quality."""
     elsewhere = replace(right, rigid=identity_transform(), couch=identity_transform())
     assert [gate.value for gate in judged(elsewhere)] == [gate.value for gate in judged(right)]
+
+
+def test_targets_that_were_empty_in_the_plan_are_no_finding(right: DayRegistration) -> None:
+    """Exports carry empty ROIs of every kind."""
+    target, unused = case().structures.structures[0], Structure(99, "PTV unused", "PTV", ())
+    found = judged(right, case(90.0, target, unused))
+    assert not [gate for gate in found if gate.where == unused.name]
+    assert not failed(found)
