@@ -21,7 +21,7 @@ from doseeng.transforms import Array, as_field, voxel_centres, warped
 from registration._kernels.flow import normal_equations
 from registration.dayimage import corrections_hu
 from registration.deformable import DEFAULT, TOLERANCE, step
-from registration.images import AIR_HU, NOISE_HU, coarsened, coarser, pair_of, similarities
+from registration.images import AIR_HU, NOISE_HU, block_grid, coarsened, coarser, pair_of, similarities
 from registration.result import DayRegistration
 
 Float32 = npt.NDArray[np.float32]
@@ -117,9 +117,7 @@ def comparison(registration: DayRegistration) -> Comparison:
     """The images of a registration, ready to be compared."""
     fine = registration.pullback.grid
     images = coarser(pair_of(registration.planning, registration.day, registration.seen, fine), FACTOR)
-    nz, ny, nx = images.day.shape
-    sx, sy, sz = (FACTOR * s for s in fine.spacing_mm)
-    grid = Grid((nz, ny, nx), (sx, sy, sz), tuple(fine.to_patient([(FACTOR - 1) / 2] * 3)), fine.direction)
+    grid = block_grid(fine, (FACTOR, FACTOR, FACTOR))
     noise_hu = NOISE_HU / FACTOR**0.5
     to_voxels = (grid.direction / np.asarray(grid.spacing_mm)).astype(np.float32)
     nodes = np.ascontiguousarray(as_field(grid, registration.pullback).vectors_mm @ to_voxels, dtype=np.float32)

@@ -43,7 +43,7 @@ class Pair:
 
 def working_grid(grid: Grid, spacing_mm: float) -> Grid:
     """The grid whose voxels are blocks of whole voxels of `grid`, about spacing_mm wide (never finer than `grid`)."""
-    coarse = _block_grid(grid, _factors(grid, (spacing_mm,) * 3))
+    coarse = block_grid(grid, _factors(grid, (spacing_mm,) * 3))
     if min(coarse.shape) < LEAST_VOXELS:
         nz, ny, nx = coarse.shape
         raise RegistrationError(
@@ -66,7 +66,7 @@ def coarsened(values: Float32, factors: tuple[int, int, int]) -> Float32:
 def on_grid(volume: Volume, grid: Grid, outside: float) -> Float32:
     """`volume` on a working grid: averaged over about its voxels first, then trilinear."""
     factors = _factors(volume.grid, grid.spacing_mm)
-    coarse = Volume(_block_grid(volume.grid, factors), coarsened(volume.values, factors))
+    coarse = Volume(block_grid(volume.grid, factors), coarsened(volume.values, factors))
     return resample(coarse, grid, outside).values
 
 
@@ -123,7 +123,7 @@ def _factors(grid: Grid, spacing_mm: tuple[float, ...]) -> tuple[int, int, int]:
     return fz, fy, fx
 
 
-def _block_grid(grid: Grid, factors: tuple[int, int, int]) -> Grid:
+def block_grid(grid: Grid, factors: tuple[int, int, int]) -> Grid:
     """The grid of the block means of `coarsened`."""
     fz, fy, fx = factors
     nz, ny, nx = (-(-n // f) for n, f in zip(grid.shape, factors, strict=True))

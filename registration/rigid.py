@@ -18,11 +18,21 @@ from scipy.spatial.transform import Rotation
 
 from doseeng.errors import RegistrationError
 from doseeng.grid import Grid, Volume
-from doseeng.transforms import RigidTransform, identity_transform, rigid_from_matrix
+from doseeng.transforms import RigidTransform, identity_transform, rigid_from_matrix, voxel_centres
 from registration._kernels.flow import normal_equations
 from registration.deformable import TOLERANCE
 from registration.fieldofview import seen_region
-from registration.images import AIR_HU, ALL_SEEN, NOISE_HU, coarser, moved, pair_of, similarities, working_grid
+from registration.images import (
+    AIR_HU,
+    ALL_SEEN,
+    NOISE_HU,
+    block_grid,
+    coarser,
+    moved,
+    pair_of,
+    similarities,
+    working_grid,
+)
 
 Array = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
@@ -31,6 +41,7 @@ SPACING_MM: Final = 3.0
 SEARCH_FACTOR: Final = 4
 FINE_STEPS: Final = {2: 12, 1: 6}
 """Voxels of the search and of the final steps in voxels of SPACING_MM, and how many steps."""
+BLOCK: Final = 2
 OFFSETS_MM: Final = (-36.0, 0.0, 36.0)
 """Around every guess along each axis: what lies between is within reach of a few steps on 12 mm voxels."""
 KEPT: Final = (12, 3)
@@ -50,6 +61,11 @@ class _Level:
     planning: Float32
     grid: Grid
     planning_grid: Grid
+
+    @property
+    def nodes(self) -> Grid:
+        """Where equations are gathered: a motion is the same for the voxels of a block, but for a small turn."""
+        return block_grid(self.grid, (BLOCK, BLOCK, BLOCK))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +131,12 @@ def _level(planning: Volume, day: Volume, seen: Volume, factor: int) -> _Level:
     around = _day_grid(day.grid, grid)
     pair = pair_of(planning, day, seen, grid, around)
     pair = coarser(pair, factor) if factor > 1 else pair
-    noise_hu = NOISE_HU / factor**0.5
+    noise_hu, factors = NOISE_HU / factor**0.5, (factor, factor, factor)
     return _Level(
         similarities(pair.day, pair.known, noise_hu),
         similarities(pair.planning, None, noise_hu),
-        _coarse(around, factor),
-        _coarse(grid, factor),
+        block_grid(around, factors),
+        block_grid(grid, factors),
     )
 
 
@@ -130,12 +146,6 @@ def _day_grid(day: Grid, like: Grid) -> Grid:
     low, high = np.floor(index.min(axis=0)), np.ceil(index.max(axis=0))
     nx, ny, nz = (high - low + 1).astype(int)
     return Grid((nz, ny, nx), like.spacing_mm, tuple((low * like.spacing_mm) @ like.direction.T), like.direction)
-
-
-def _coarse(grid: Grid, factor: int) -> Grid:
-    sx, sy, sz = (factor * s for s in grid.spacing_mm)
-    nz, ny, nx = (-(-n // factor) for n in grid.shape)
-    return Grid((nz, ny, nx), (sx, sy, sz), tuple(grid.to_patient([(factor - 1) / 2] * 3)), grid.direction)
 
 
 def _starts(
@@ -190,16 +200,13 @@ def _fitted(level: _Level, start: RigidTransform, steps: int, turning: bool = Tr
 
 
 def _equations(level: _Level, transform: RigidTransform) -> tuple[Float32, Float32, Float32, Float32]:
-    """Curvature, force (planning voxel units), cost and weight of every voxel of the day."""
-    nz, ny, nx = level.grid.shape
-    k, j, i = np.meshgrid(np.arange(nz), np.arange(ny), np.arange(nx), indexing="ij")
-    index = np.stack([i, j, k], axis=-1)
-    there = level.planning_grid.to_index(transform.apply(level.grid.to_patient(index)))
-    field = (there - index).astype(np.float32)
-    shape = level.grid.shape
+    """Curvature, force (planning voxel units), cost and weight of the day's voxels, summed over blocks of them."""
+    nodes = voxel_centres(level.nodes)
+    field = (level.planning_grid.to_index(transform.apply(nodes)) - level.grid.to_index(nodes)).astype(np.float32)
+    shape = level.nodes.shape
     curvature, force = np.zeros((*shape, 6), np.float32), np.zeros((*shape, 3), np.float32)
     cost, weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    normal_equations(level.day, level.planning, field, 1, np.float32(TOLERANCE), curvature, force, cost, weight)
+    normal_equations(level.day, level.planning, field, BLOCK, np.float32(TOLERANCE), curvature, force, cost, weight)
     return curvature, force, cost, weight
 
 
@@ -212,9 +219,7 @@ def _stepped(
     """
     curvature, force = equations[0].reshape(-1, 6).astype(np.float64), equations[1].reshape(-1, 3).astype(np.float64)
     used = curvature[:, [0, 3, 5]].sum(axis=1) > 0
-    nz, ny, nx = level.grid.shape
-    k, j, i = np.meshgrid(np.arange(nz), np.arange(ny), np.arange(nx), indexing="ij")
-    points = transform.apply(level.grid.to_patient(np.stack([i, j, k], axis=-1).reshape(-1, 3)[used]))
+    points = transform.apply(voxel_centres(level.nodes).reshape(-1, 3)[used])
     pivot = transform.apply(transform.centre_mm)
     x, y, z = (points - pivot).T
     o = np.zeros_like(x)

@@ -299,7 +299,7 @@ def _cells(day: DayGoal) -> tuple[str, ...]:
         f"{day.value:.2f}",
         f"{day.band.low:.2f} to {day.band.high:.2f}",
         f"{day.course:.2f}",
-        badge(day.status),
+        "[dim]no answer[/dim]" if day.status is Verdict.UNEVALUABLE else badge(day.status),
     )
 
 
