@@ -5,7 +5,20 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import accuracy, anchoring, dcpt, dvh, gamma, gpu, let, photon_plans, speed
+from benchmarks import (
+    accuracy,
+    anchoring,
+    daydose,
+    dcpt,
+    dvh,
+    gamma,
+    gates,
+    gpu,
+    let,
+    photon_plans,
+    registration,
+    speed,
+)
 from benchmarks.reference import DATA
 
 
@@ -24,6 +37,9 @@ def main() -> int:
         photon_plans.main([str(data)]),
         dvh.main([str(data)]),
         gamma.main([]),
+        registration.main([str(data / "registration"), "--no-peers"]),
+        gates.main([]),
+        daydose.main([str(data / "registration")]),
         speed.main(["first"]),
         speed.main(["proton"]),
         speed.main(["photon"]),
