@@ -5,8 +5,8 @@ truncated cone-beam image). On spherical targets a proton and a photon plan are 
 from the directions whose paths the cone-beam image shows best. The dose on the virtual CT and on the corrected image is
 compared with that on the true image of the day: gamma 2 %/2 mm, the error of V95% in the true target (the image's
 part), and in the propagated one (image and contours together). What an image does not show nobody can know: "path seen"
-is the share of the way through the body that lies in the field of view, and medians are told for all rows and for those
-where it is at least SEEN_ENOUGH.
+is the share of the way through the body that lies in the field of view. Medians are told apart for days with a CT, with
+a cone-beam image, and for those of the latter where it is at least SEEN_ENOUGH.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +41,6 @@ from registration.result import DayRegistration
 RADIUS_MM = 20.0
 APART_DEG = 45.0
 SEEN_ENOUGH = 0.9
-ALL = "all"
 DOSE_MARGIN_MM = 80.0
 """The dose is compared so far around the target."""
 
@@ -59,6 +59,15 @@ class Row:
     v95_error: float
     v95_error_with_contours: float
     gamma_2_2: float
+
+
+GROUPS: Final[dict[str, Callable[[Row], bool]]] = {
+    "days by CT": lambda row: not row.case.endswith("CBCT"),
+    "days by CBCT": lambda row: row.case.endswith("CBCT"),
+    f"days by CBCT, path seen >= {100 * SEEN_ENOUGH:.0f} %": lambda row: (
+        row.case.endswith("CBCT") and row.path_seen >= SEEN_ENOUGH
+    ),
+}
 
 
 def rows(ct: RegistrationCase, cone_beam: RegistrationCase, targets: int) -> Iterator[Row]:
@@ -163,14 +172,10 @@ def main(arguments: list[str] | None = None) -> int:
     found = [row for file in files for row in rows(*read_known(file), options.targets)]
     medians = {
         (kind, modality, image): _medians(
-            [
-                r
-                for r in found
-                if (r.modality, r.image) == (modality, image) and (kind == ALL or r.path_seen >= SEEN_ENOUGH)
-            ]
+            [r for r in found if belongs(r) and (r.modality, r.image) == (modality, image)]
         )
-        for kind in (ALL, f"path seen >= {100 * SEEN_ENOUGH:.0f} %")
-        for modality, image in dict.fromkeys((r.modality, r.image) for r in found)
+        for kind, belongs in GROUPS.items()
+        for modality, image in dict.fromkeys((r.modality, r.image) for r in found if belongs(r))
     }
     if options.json:
         print(json.dumps({"rows": [asdict(r) for r in found], "medians": {" ".join(k): v for k, v in medians.items()}}))
