@@ -5,7 +5,9 @@ GRID_MM between control points at the end, four resolutions, masks of the day's 
 the images lie far apart.
 """
 
+import os
 import sys
+from pathlib import Path
 
 import itk
 import numpy as np
@@ -77,7 +79,10 @@ def main(task_path, out_path, grid_mm):
         field = itk.transformix_deformation_field(moving, found)
         return itk.array_from_image(field), task.day.spacing_mm, task.day.origin_mm
 
-    answer(out_path, work)
+    out = Path(out_path).resolve()
+    # transformix leaves a copy of its field in the working folder.
+    os.chdir(out.parent)
+    answer(str(out), work)
 
 
 if __name__ == "__main__":
