@@ -15,7 +15,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filte
 
 from doseeng.grid import Grid, Volume, resample
 from doseeng.transforms import as_field, warped
-from registration.images import AIR_HU
+from registration.images import AIR_HU, block_grid, coarsened
 from registration.result import DayRegistration
 
 Float32 = npt.NDArray[np.float32]
@@ -27,6 +27,7 @@ ANCHORS_HU: Final = (-1000.0, -750.0, -80.0, 60.0, 700.0)
 SMOOTHING_MM: Final = 30.0
 """The errors of a cone-beam image (scatter, cupping, truncation) vary slowly; anatomy that differs does not."""
 PASSES: Final = 3
+BLOCK: Final = (3, 3, 3)
 PRIOR: Final = 0.02
 """Weight of a tissue's mean correction where the day has little of it nearby (share of the voxels around)."""
 MISMATCH_HU: Final = 300.0
@@ -75,29 +76,36 @@ def corrections_hu(registration: DayRegistration) -> Float32:
     planning = warped(registration.planning, registration.pullback, AIR_HU).values
     seen = registration.seen.values > 0
     usable = seen & _is_flat(planning) & _is_flat(registration.day.values)
-    sigma = [SMOOTHING_MM / s for s in registration.day.grid.spacing_mm[::-1]]
     correction = np.zeros(seen.shape, np.float32)
     for _ in range(PASSES):
-        correction += _corrections(planning, registration.day.values + correction, usable, sigma)
+        day = Volume(registration.day.grid, registration.day.values + correction)
+        correction += _corrections(planning, day, usable)
     return np.where(seen, correction, np.float32(0.0))
 
 
-def _corrections(planning: Float32, day: Float32, usable: npt.NDArray[np.bool_], sigma: list[float]) -> Float32:
-    """One pass; sigma: of the smoothing, in voxels (z, y, x)."""
-    difference = planning - day
+def _corrections(planning: Float32, day: Volume, usable: npt.NDArray[np.bool_]) -> Float32:
+    """One pass."""
+    difference = planning - day.values
     counted = usable & (np.abs(difference) < MISMATCH_HU)
-    correction, total = np.zeros(day.shape, np.float32), np.zeros(day.shape, np.float32)
+    correction, total = np.zeros(difference.shape, np.float32), np.zeros(difference.shape, np.float32)
     for anchor in range(len(ANCHORS_HU)):
-        membership = _membership(day, anchor)
+        membership = _membership(day.values, anchor)
         weight = membership * counted
         if not weight.any():
             continue
         mean = float((weight * difference).sum(dtype=np.float64) / weight.sum(dtype=np.float64))
-        local = gaussian_filter(weight * difference, sigma, truncate=3.0) + PRIOR * mean
-        local /= gaussian_filter(weight, sigma, truncate=3.0) + PRIOR
-        correction += membership * local
+        correction += membership * _smooth_mean(weight, difference, mean, day.grid)
         total += membership
     return np.asarray(correction / np.maximum(total, np.float32(1e-3)), dtype=np.float32)
+
+
+def _smooth_mean(weight: Float32, values: Float32, prior: float, grid: Grid) -> Float32:
+    """Weighted mean of values over SMOOTHING_MM around every voxel; made on coarse blocks, since it varies slowly."""
+    blocks = block_grid(grid, BLOCK)
+    sigma = [SMOOTHING_MM / s for s in blocks.spacing_mm[::-1]]
+    total = gaussian_filter(coarsened(weight * values, BLOCK), sigma, truncate=3.0) + PRIOR * prior
+    weights = gaussian_filter(coarsened(weight, BLOCK), sigma, truncate=3.0) + PRIOR
+    return resample(Volume(blocks, total / weights), grid, prior).values
 
 
 def _corrected(registration: DayRegistration) -> Volume:
