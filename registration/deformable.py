@@ -81,11 +81,9 @@ def register_deformable(
             done += 1
             if progress is not None:
                 progress(done, steps)
-    assert nodes is not None
-    field = _unfolded(nodes, stride, grid, fixed, moving, settings)
-    if not np.isfinite(field.vectors_mm).all():
+    if nodes is None or not np.isfinite(nodes).all():
         raise RegistrationError("the deformation does not settle; the day's image shows too little of the planning CT")
-    return field
+    return _unfolded(nodes, stride, grid, fixed, moving, settings)
 
 
 def step(
