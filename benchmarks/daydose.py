@@ -33,7 +33,7 @@ from doseeng.grid import Grid, Volume, beam_frame, crop_grid
 from doseeng.structures import StructureSet
 from doseeng.transforms import as_field, inverse_field, warped
 from registration.contours import propagated
-from registration.dayimage import corrected_image, virtual_ct
+from registration.dayimage import virtual_and_corrected
 from registration.images import AIR_HU
 from registration.pipeline import register_day
 from registration.result import DayRegistration
@@ -90,9 +90,10 @@ def rows(ct: RegistrationCase, cone_beam: RegistrationCase, targets: int) -> Ite
         # The truth in the treatment frame: couch back to the day, and from there where the known deformation says.
         truth = as_field(planning.grid, registration.couch.inverse(), ct.truth)
         true_image = warped(planning, truth, AIR_HU)
-        images = {"virtual CT": virtual_ct(planning, registration)}
+        virtual, corrected = virtual_and_corrected(planning, registration)
+        images = {"virtual CT": virtual}
         if case is cone_beam:
-            images |= {"corrected": corrected_image(planning, registration), "planning CT": planning}
+            images |= {"corrected": corrected, "planning CT": planning}
         back = inverse_field(truth, planning.grid)
         for number, (day, planned, grid, made) in enumerate(plans, start=1):
             structures = propagated(planned, back, truth), _propagated(planned, registration)

@@ -45,24 +45,23 @@ def virtual_ct(planning: Volume, registration: DayRegistration) -> Volume:
     Where the day clearly shows gas and the deformed CT tissue, or the other way round, in pieces of LEAST_GAS_CM3 and
     more, the day's corrected values are taken: no deformation makes gas of tissue.
     """
-    deformed = _deformed(planning, registration)
-    corrected = _corrected(registration)
-    differs = _gas_differs(registration, corrected)
-    if not differs.any():
-        return deformed
-    share = resample(Volume(corrected.grid, differs.astype(np.float32)), planning.grid, 0.0).values
-    day = resample(corrected, planning.grid, AIR_HU).values
-    return Volume(planning.grid, np.where(share > 0.5, day, deformed.values))
+    return _with_gas(_deformed(planning, registration), _corrected(registration), registration)
 
 
 def corrected_image(planning: Volume, registration: DayRegistration) -> Volume:
     """The day's image with corrected intensities, completed by the virtual CT, on the planning CT's grid, HU."""
-    return _completed(_corrected(registration), planning, registration)
+    return _completed(_corrected(registration), _deformed(planning, registration), registration)
+
+
+def virtual_and_corrected(planning: Volume, registration: DayRegistration) -> tuple[Volume, Volume]:
+    """`virtual_ct` and `corrected_image`, which are made of the same parts, in the time of one."""
+    deformed, corrected = _deformed(planning, registration), _corrected(registration)
+    return _with_gas(deformed, corrected, registration), _completed(corrected, deformed, registration)
 
 
 def as_is(planning: Volume, registration: DayRegistration) -> Volume:
     """The day's image as it is (an in-room CT, a CT made from MR), completed likewise."""
-    return _completed(registration.day, planning, registration)
+    return _completed(registration.day, _deformed(planning, registration), registration)
 
 
 def corrections_hu(registration: DayRegistration) -> Float32:
@@ -139,13 +138,23 @@ def _deformed(planning: Volume, registration: DayRegistration) -> Volume:
     return Volume(grid, out)
 
 
-def _completed(day: Volume, planning: Volume, registration: DayRegistration) -> Volume:
-    deformed = _deformed(planning, registration)
+def _with_gas(deformed: Volume, corrected: Volume, registration: DayRegistration) -> Volume:
+    """The deformed planning CT with the day's values where one shows gas and the other tissue."""
+    differs = _gas_differs(registration, corrected)
+    if not differs.any():
+        return deformed
+    share = resample(Volume(corrected.grid, differs.astype(np.float32)), deformed.grid, 0.0).values
+    day = resample(corrected, deformed.grid, AIR_HU).values
+    return Volume(deformed.grid, np.where(share > 0.5, day, deformed.values))
+
+
+def _completed(day: Volume, deformed: Volume, registration: DayRegistration) -> Volume:
+    """The day's image, which gives way to the deformed planning CT at the edge of the field of view."""
     depth = distance_transform_edt(registration.seen.values > 0, sampling=day.grid.spacing_mm[::-1])
     weight = Volume(day.grid, np.clip(depth / BLEND_MM, 0.0, 1.0).astype(np.float32))
-    share = resample(weight, planning.grid, 0.0).values
-    own = resample(day, planning.grid, AIR_HU).values
-    return Volume(planning.grid, share * own + (1.0 - share) * deformed.values)
+    share = resample(weight, deformed.grid, 0.0).values
+    own = resample(day, deformed.grid, AIR_HU).values
+    return Volume(deformed.grid, share * own + (1.0 - share) * deformed.values)
 
 
 def _gas_differs(registration: DayRegistration, corrected: Volume) -> npt.NDArray[np.bool_]:

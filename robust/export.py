@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import Any
 
-from doseeng.errors import Notice
 from doseeng.scenario import Scenario
 from robust.anchor import FORMULA, Anchoring
 from robust.result import GoalResult, RobustReport
@@ -28,7 +28,7 @@ def report_to_json(report: RobustReport) -> dict[str, object]:
         "worst_scenario": report.scenarios[report.worst_index].name,
         "structures": {band.structure: {"volume_cm3": _number(band.volume_cm3)} for band in report.bands},
         "anchoring": report.anchoring and anchoring_to_json(report.anchoring),
-        "notices": [_notice(notice) for notice in report.notices],
+        "notices": [asdict(notice) for notice in report.notices],
         "provenance": report.provenance,
     }
 
@@ -41,6 +41,17 @@ def scenario_to_json(scenario: Scenario) -> dict[str, object]:
 def anchoring_to_json(anchoring: Anchoring) -> dict[str, object]:
     """What the scenario doses are anchored to, by which formula, and how well the nominal doses agree."""
     return {**asdict(anchoring), "formula": FORMULA if anchoring.is_used else None}
+
+
+def finite(value: Any) -> Any:
+    """The same with None for each number that is NaN or infinite, which JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
 
 
 def _goal(result: GoalResult, scenarios: tuple[Scenario, ...]) -> dict[str, object]:
@@ -70,10 +81,6 @@ def _goal(result: GoalResult, scenarios: tuple[Scenario, ...]) -> dict[str, obje
             "confidence": drawn.confidence,
         },
     }
-
-
-def _notice(notice: Notice) -> dict[str, str]:
-    return {"code": notice.code, "where": notice.where, "message": notice.message}
 
 
 def _numbers(values: Iterable[float]) -> list[float | None]:

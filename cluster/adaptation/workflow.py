@@ -138,20 +138,12 @@ def evaluate_fraction(
         reasons += (f"With residual setup and range errors: {robustness.verdict.value}. {robustness.reasons[0]}",)
     notices = (*blank.notices, *registration.notices, *anatomy.notices, *measures.notices)
     report = replace(
-        blank,
+        _with_anatomy(blank, basis, registration, anatomy),
         verdict=verdict,
         verdict_alone=alone,
         reasons=reasons,
         goals=goals,
         gates=gates,
-        path_changes=anatomy.path_changes,
-        structure_changes=anatomy.changes,
-        couch_shift_mm=couch_shift_mm(registration, basis.isocenter_mm),
-        couch_rotation_deg=registration.couch.angle_deg,
-        residual_rotation_deg=residual_rotation_deg(registration),
-        registration=registration,
-        image=anatomy.prepared.case.ct,
-        structures=anatomy.structures,
         dose=dose,
         bands=measures.bands,
         robust=robustness,
@@ -193,6 +185,23 @@ def _blank(basis: Basis, day: DayImage, history: History, stages: Stages) -> Fra
             },
             "adaptation": {**basis.settings.model_dump(mode="json"), "seed": SEED},
         },
+    )
+
+
+def _with_anatomy(
+    blank: FractionReport, basis: Basis, registration: DayRegistration, anatomy: _Anatomy
+) -> FractionReport:
+    """The report with what was found of the patient before any dose."""
+    return replace(
+        blank,
+        path_changes=anatomy.path_changes,
+        structure_changes=anatomy.changes,
+        couch_shift_mm=couch_shift_mm(registration, basis.isocenter_mm),
+        couch_rotation_deg=registration.couch.angle_deg,
+        residual_rotation_deg=residual_rotation_deg(registration),
+        registration=registration,
+        image=anatomy.prepared.case.ct,
+        structures=anatomy.structures,
     )
 
 
@@ -243,7 +252,7 @@ def _images(basis: Basis, registration: DayRegistration) -> tuple[Volume, Volume
     planning, method = basis.case.ct, basis.settings.image_method
     if method is ImageMethod.AS_IS:
         return dayimage.as_is(planning, registration), None
-    virtual, corrected = dayimage.virtual_ct(planning, registration), dayimage.corrected_image(planning, registration)
+    virtual, corrected = dayimage.virtual_and_corrected(planning, registration)
     return (corrected, virtual) if method is ImageMethod.CORRECTED else (virtual, corrected)
 
 

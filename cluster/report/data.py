@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -72,14 +71,3 @@ def dvh_data(plot: DvhPlot, dose_decimals: int, planned: Sequence[Array] = ()) -
     for curve, volume in zip(curves, planned, strict=False):
         curve["planned"] = volume.round(2).tolist()
     return {"dose_decimals": dose_decimals, "dose_gy": plot.dose_gy.round(3).tolist(), "curves": curves}
-
-
-def finite(value: object) -> object:
-    """`value` with null for NaN and infinity, which JSON has no word for."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(k): finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    return value

@@ -13,7 +13,7 @@ from typing import Final
 from cluster.adaptation.result import FractionReport
 from cluster.report import fractionplots, goaltable, plots, text
 from cluster.report.colors import EMPHASISED_PERCENT, ISODOSES, UNKNOWN_COLOR, StructureColor, structure_colors
-from cluster.report.data import dvh_data, facts, finite
+from cluster.report.data import dvh_data, facts
 from cluster.report.document import render_document, require_same_plan, write_document
 from cluster.report.fractionpictures import (
     ARROW_SCALE,
@@ -37,6 +37,7 @@ from cluster.report.page import prescriptions, shown_curves
 from doseeng.case import Case
 from doseeng.dose import Quantity
 from doseeng.errors import Notice
+from robust.export import finite
 from robust.result import Verdict
 
 DAY_MEANING: Final = {

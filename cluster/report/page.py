@@ -10,7 +10,7 @@ from typing import Final
 from cluster.report import plots, text
 from cluster.report.beams import beam_table
 from cluster.report.colors import EMPHASISED_PERCENT, ISODOSES, UNKNOWN_COLOR, StructureColor
-from cluster.report.data import facts, finite, report_data
+from cluster.report.data import facts, report_data
 from cluster.report.document import render_document
 from cluster.report.goaltable import STATUS_WORD, goal_row, is_met
 from cluster.report.openings import beam_openings
@@ -19,6 +19,7 @@ from cluster.report.scenariotable import scenario_table
 from cluster.report.view import highest, main_target
 from doseeng.case import Case
 from doseeng.errors import Notice
+from robust.export import finite
 from robust.result import DvhBand, GoalResult, RobustReport, Verdict
 
 _SHOWN_CURVES: Final = 8

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
+from pydicom.dataset import FileDataset
 from pydicom.uid import CTImageStorage, RTStructureSetStorage
 
 from doseeng.case import DicomContext
@@ -19,6 +21,8 @@ from doseeng.dicom.times import STAND_INS
 from doseeng.errors import DicomError, GeometryError, Notice, RegistrationError, StructureError
 from doseeng.structures import StructureSet
 from doseeng.transforms import RigidTransform, is_near
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,21 +130,33 @@ def _structures(inventory: Inventory, series: CtSeries, own_key: str, notices: l
     if len(drawn) > 1:
         names = _listing(f"'{o.name}'" for o in drawn)
         raise DicomError(f"{len(drawn)} structure sets were drawn on the day's image: {names}; keep the right one")
-    for o in drawn:
-        if o.patient_key != own_key:
-            notices.append(Notice("daily-structures-not-read", o.name, "it carries another patient ID than the image"))
-            continue
-        try:
-            structures = structure_set_from(read_file(o.path), f"'{o.name}'")
-        except (DicomError, StructureError) as error:
-            notices.append(Notice("daily-structures-not-read", o.name, str(error)))
-            continue
+    for o, structures in _readable(drawn, structure_set_from, "daily-structures-not-read", own_key, notices):
         if structures.frame_of_reference_uid in ("", frame):
             notices.extend(structures.notices)
             return structures
         found = "its contours lie in another frame of reference than the image that it was drawn on"
         notices.append(Notice("daily-structures-not-read", o.name, found))
     return None
+
+
+def _readable(
+    objects: Iterable[DicomObject],
+    parse: Callable[[FileDataset, str], Read],
+    code: str,
+    own_key: str,
+    notices: list[Notice],
+) -> Iterator[tuple[DicomObject, Read]]:
+    """What can be read of objects beside the day's image; the rest becomes notices, and the day goes on without."""
+    for o in objects:
+        if o.patient_key != own_key:
+            notices.append(Notice(code, o.name, "it carries another patient ID than the image"))
+            continue
+        try:
+            read = parse(read_file(o.path), f"'{o.name}'")
+        except (DicomError, GeometryError, StructureError) as error:
+            notices.append(Notice(code, o.name, str(error)))
+        else:
+            yield o, read
 
 
 def _registration(
@@ -151,17 +167,8 @@ def _registration(
     if day_uid == planning_uid:
         return None
     found: dict[str, RigidTransform] = {}
-    for o in inventory.objects:
-        if o.sop_class_uid not in REGISTRATION_CLASSES:
-            continue
-        if o.patient_key != own_key:
-            notices.append(Notice("registration-not-read", o.name, "it carries another patient ID than the image"))
-            continue
-        try:
-            registration = registration_from(read_file(o.path), f"'{o.name}'")
-        except (DicomError, GeometryError) as error:
-            notices.append(Notice("registration-not-read", o.name, str(error)))
-            continue
+    objects = [o for o in inventory.objects if o.sop_class_uid in REGISTRATION_CLASSES]
+    for o, registration in _readable(objects, registration_from, "registration-not-read", own_key, notices):
         rigid = rigid_between(registration, day_uid, planning_uid)
         if rigid is not None:
             found[o.name] = rigid

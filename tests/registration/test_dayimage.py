@@ -5,7 +5,7 @@ import pytest
 
 from doseeng.grid import Volume
 from doseeng.transforms import DisplacementField, identity_transform, voxel_centres
-from registration.dayimage import as_is, corrected_image, corrections_hu, virtual_ct
+from registration.dayimage import as_is, corrected_image, corrections_hu, virtual_and_corrected, virtual_ct
 from registration.fieldofview import seen_region
 from registration.images import AIR_HU
 from registration.result import DayRegistration
@@ -47,6 +47,13 @@ def test_the_virtual_ct_is_the_planning_ct_deformed(scene):
     image = virtual_ct(planning, registration)
     assert image.grid.is_same(planning.grid)
     assert np.abs(image.values - day.values).mean() < 0.5
+
+
+def test_both_images_at_once_are_the_same_two(scene):
+    planning, _, registration = scene
+    virtual, corrected = virtual_and_corrected(planning, registration)
+    assert np.array_equal(virtual.values, virtual_ct(planning, registration).values)
+    assert np.array_equal(corrected.values, corrected_image(planning, registration).values)
 
 
 def test_the_corrected_image_has_the_numbers_of_the_true_day(scene):

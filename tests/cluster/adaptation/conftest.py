@@ -49,11 +49,9 @@ class Truth:
         pushforward = inverse_field(pullback, planning.grid)
         return DayRegistration(self.couch, self.couch, pullback, pushforward, day, seen, planning, {"rigid": 0.1})
 
-    def virtual(self, planning: Volume, registration: DayRegistration) -> Volume:
-        return self.image or warped(planning, registration.pullback, -1000.0)
-
-    def corrected(self, planning: Volume, registration: DayRegistration) -> Volume:
-        return self.other or self.virtual(planning, registration)
+    def images(self, planning: Volume, registration: DayRegistration) -> tuple[Volume, Volume]:
+        virtual = self.image or warped(planning, registration.pullback, -1000.0)
+        return virtual, self.other or virtual
 
 
 @pytest.fixture
@@ -61,8 +59,7 @@ def truth(monkeypatch: pytest.MonkeyPatch) -> Truth:
     """Change it to change what the next evaluation finds."""
     told = Truth()
     monkeypatch.setattr(workflow.pipeline, "register_day", told.register)
-    monkeypatch.setattr(workflow.dayimage, "virtual_ct", told.virtual)
-    monkeypatch.setattr(workflow.dayimage, "corrected_image", told.corrected)
+    monkeypatch.setattr(workflow.dayimage, "virtual_and_corrected", told.images)
     monkeypatch.setattr(gates, "registration_gates", lambda *_: told.gates)
     return told
 

@@ -306,7 +306,7 @@ def test_an_image_as_it_is_has_the_band_of_the_site(
     from cluster.adaptation import workflow
 
     as_it_is = replace(basis, settings=basis.settings.model_copy(update={"image_method": ImageMethod.AS_IS}))
-    monkeypatch.setattr(workflow.dayimage, "as_is", truth.virtual)
+    monkeypatch.setattr(workflow.dayimage, "as_is", lambda *of: truth.images(*of)[0])
     report = evaluate_fraction(as_it_is, day(1), History(1)).report
     assert report.image_method is ImageMethod.AS_IS
     (at_dose,) = [d for d in report.goals if d.goal.metric == "D95%"]
