@@ -13,7 +13,10 @@ holds a patient's name or identifier.
     ├── BackendUnavailable    a device that was asked for and is not there
     ├── MetricError           DVH and gamma asked something that has no answer
     ├── RegistrationError     images that cannot be brought together, transforms that are no transforms
-    └── ConfigError           TOML written by people
+    ├── ConfigError           TOML written by people
+    ├── JobError              the service's jobs, its database and what it stored
+    ├── PeerError             another system (archive, webhook, mail server) that refused or did not answer
+    └── AccessError           who may not do what
 """
 
 from dataclasses import dataclass
@@ -61,6 +64,18 @@ class RegistrationError(DoseengError):
 
 class ConfigError(DoseengError):
     """Configuration written by a person has a wrong key or value; the message gives its path."""
+
+
+class JobError(DoseengError):
+    """A job does not exist, is in a state that forbids what was asked, or what it needs was lost or damaged."""
+
+
+class PeerError(DoseengError):
+    """Another system did not answer, or refused; the message says which and what it said."""
+
+
+class AccessError(DoseengError):
+    """A user, token or system is unknown, or may not do what was asked."""
 
 
 @dataclass(frozen=True, slots=True)

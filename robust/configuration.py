@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -145,9 +146,16 @@ def read_toml(path: Path, model: type[Model]) -> Model:
 def parse_toml(text: str, model: type[Model], file_name: str) -> Model:
     """TOML text as `model`; `file_name` is what errors call it. ConfigError as `read_toml`."""
     try:
-        return model.model_validate(tomllib.loads(text))
+        values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file_name}: is not valid TOML: {error}") from error
+    return checked(values, model, file_name)
+
+
+def checked(values: Mapping[str, Any], model: type[Model], file_name: str) -> Model:
+    """Values that were read, as `model`; `file_name` is what errors call their source. ConfigError as `read_toml`."""
+    try:
+        return model.model_validate(values)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(e, model, file_name) for e in error.errors())) from error
 

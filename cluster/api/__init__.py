@@ -1,0 +1,1 @@
+"""The HTTP API: versioned, described by OpenAPI, errors as problem details."""

@@ -1,0 +1,1 @@
+"""Many cases at once: manifests, isolation of failures, tables of results."""

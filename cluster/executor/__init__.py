@@ -1,0 +1,1 @@
+"""Where work units run: in this process, or on Ray. Nothing here knows what a dose is."""

@@ -1,0 +1,1 @@
+"""The DICOM node: receives objects, answers queries, fetches from archives, sends results."""

@@ -1,0 +1,1 @@
+"""Configuration of the service, and everything started together: `doseeng serve`."""
