@@ -90,7 +90,7 @@ class ExecutorConfig(Strict):
 
 
 class Storage(Strict):
-    """url: "" for a folder below data_dir, or s3://BUCKET/PREFIX. endpoint: of an S3-compatible server that is not AWS."""
+    """url: "" for a folder below data_dir, or s3://BUCKET/PREFIX. endpoint: of an S3-compatible server of one's own."""
 
     url: str = ""
     endpoint: str = ""
@@ -179,8 +179,8 @@ class Archive(Strict):
 
 class Site(Strict):
     """One tenant. called_ae: the AE title by which its systems call the node, "" for the node's own. calling_ae: who
-    may call, each the site's alone; empty: nobody. auto_treat: a plan that arrives is under treatment without anyone saying
-    so. treatment_site, goals, settings, gates, machine_folders, hu_table: as `doseeng adapt` takes them."""
+    may call, each the site's alone; empty: nobody. auto_treat: a plan that arrives is under treatment without anyone
+    saying so. treatment_site, goals, settings, gates, machine_folders, hu_table: as `doseeng adapt` takes them."""
 
     name: SiteName
     called_ae: str = ""
