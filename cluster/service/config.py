@@ -20,6 +20,9 @@ from doseeng.errors import ConfigError
 from robust.configuration import Positive, Strict, checked
 
 PREFIX: Final = "DOSEENG_"
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+ANYONE: Final = "*"
+"""In place of an AE title: whoever calls."""
 SITE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
@@ -179,8 +182,9 @@ class Archive(Strict):
 
 class Site(Strict):
     """One tenant. called_ae: the AE title by which its systems call the node, "" for the node's own. calling_ae: who
-    may call, each the site's alone; empty: nobody. auto_treat: a plan that arrives is under treatment without anyone
-    saying so. treatment_site, goals, settings, gates, machine_folders, hu_table: as `doseeng adapt` takes them."""
+    may call, each the site's alone; empty: nobody; "*": anyone on this machine. auto_treat: a plan that arrives is
+    under treatment without anyone saying so. treatment_site, goals, settings, gates, machine_folders, hu_table: as
+    `doseeng adapt` takes them."""
 
     name: SiteName
     called_ae: str = ""
@@ -192,7 +196,6 @@ class Site(Strict):
     gates: str = ""
     hu_table: str = ""
     machine_folders: list[str] = []
-    deidentify: bool = False
     rule: list[Rule] = []
     destination: list[Destination] = []
     archive: list[Archive] = []
@@ -218,7 +221,7 @@ class ServiceConfig(Strict):
     storage: Storage = Storage()
     retention: Retention = Retention()
     oidc: Oidc | None = None
-    site: list[Site] = [Site(name="local")]
+    site: list[Site] = [Site(name="local", calling_ae=[ANYONE], auto_treat=True, rule=[Rule(name="image of the day")])]
 
     @model_validator(mode="after")
     def _sites_are_apart(self) -> ServiceConfig:
@@ -241,8 +244,17 @@ class ServiceConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def _anyone_is_near(self) -> ServiceConfig:
+        if self.dicom.host not in LOOPBACK and any(ANYONE in site.calling_ae for site in self.site):
+            raise ValueError(
+                f"dicom: host {self.dicom.host} is beyond this machine, but a site takes calls from anyone "
+                f'(calling_ae = ["{ANYONE}"]); list the AE titles of its systems'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _network_is_encrypted(self) -> ServiceConfig:
-        if self.api.tls is None and self.api.host not in ("127.0.0.1", "::1", "localhost"):
+        if self.api.tls is None and self.api.host not in LOOPBACK:
             raise ValueError(
                 f"api: host {self.api.host} is beyond this machine, but there is no [api.tls]; passwords and patients "
                 "would cross the network in the clear (`doseeng certificates` makes a pair for development)"
@@ -258,6 +270,11 @@ class ServiceConfig(Strict):
     def database(self) -> str:
         """URL of the database."""
         return self.database_url.get_secret_value() or f"sqlite:///{self.data / 'doseeng.db'}"
+
+    def site_calling(self, called_ae: str, calling_ae: str) -> Site | None:
+        """The site that an association belongs to, None where nobody knows the caller; names before anyone."""
+        called = [site for site in self.site if (site.called_ae or self.dicom.ae_title) == called_ae]
+        return next((site for caller in (calling_ae, ANYONE) for site in called if caller in site.calling_ae), None)
 
     def site_named(self, name: str) -> Site:
         """ConfigError when there is none."""

@@ -1,0 +1,140 @@
+"""One part of the service as a process: `python -m cluster.service.parts PART RUN_FOLDER [CONFIG]`.
+
+api        the HTTP API
+node       the DICOM node, and the rules that make jobs of what it receives
+driver     works on jobs
+messenger  sends what the outbox holds, and clears away what retention rules let go
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from cluster.operations.logs import set_up_logging
+from cluster.service.config import ServiceConfig, read_config
+from cluster.service.supervisor import stop_on_signals, write_state
+from doseeng.errors import DoseengError
+
+RETENTION_EVERY_S: Final = 24 * 3600.0
+
+_log = logging.getLogger(__name__)
+
+Ready = Callable[[dict[str, Any]], None]
+"""Called once by a part when it takes work, with what it says of itself."""
+
+
+def serve_api(config: ServiceConfig, stop: threading.Event, ready: Ready) -> None:
+    """The HTTP API until `stop`."""
+    import uvicorn
+
+    from cluster.api.app import create_app
+    from cluster.security.certificates import server_context
+    from cluster.service.services import open_services
+
+    listening = socket.create_server((config.api.host, config.api.port), backlog=1024, reuse_port=False)
+    settings = uvicorn.Config(
+        create_app(open_services(config)), log_config=None, access_log=False, server_header=False, lifespan="on"
+    )
+    if config.api.tls is not None:
+        settings.load()
+        settings.ssl = server_context(config.api.tls)
+    server = uvicorn.Server(settings)
+    threading.Thread(target=_until, args=(stop, server), daemon=True).start()
+    ready({"host": config.api.host, "port": listening.getsockname()[1]})
+    server.run(sockets=[listening])
+
+
+def serve_node(config: ServiceConfig, stop: threading.Event, ready: Ready) -> None:
+    """The DICOM node and its watcher until `stop`."""
+    from cluster.node.server import Node
+    from cluster.node.watcher import SeriesWatcher
+    from cluster.service.services import open_services
+
+    services = open_services(config)
+    node = Node(services)
+    node.start()
+    ready({"host": config.dicom.host, "port": node.port, "ae_title": config.dicom.ae_title})
+    try:
+        SeriesWatcher(services).run(stop)
+    finally:
+        node.stop()
+
+
+def serve_driver(config: ServiceConfig, stop: threading.Event, ready: Ready) -> None:
+    """Work on jobs until `stop`."""
+    from cluster.executor.open import open_executor
+    from cluster.jobs.driver import Driver
+    from cluster.service.services import open_services
+    from cluster.workflows.run import run_job
+
+    services = open_services(config)
+    executor = open_executor(config.executor)
+    name = f"{socket.gethostname()}-{os.getpid()}"
+    driver = Driver(
+        name, services.store, executor, services.blobs_of, run_job, config.executor, config.data / "scratch"
+    )
+    ready({"driver": name, "executor": executor.description})
+    try:
+        driver.run(stop)
+    finally:
+        executor.close()
+
+
+def serve_messenger(config: ServiceConfig, stop: threading.Event, ready: Ready) -> None:
+    """Send flags and results until `stop`; once a day clear away what is no longer kept."""
+    from cluster.flags.outbox import Outbox
+    from cluster.jobs.retention import apply_retention
+    from cluster.service.services import open_services
+
+    services = open_services(config)
+
+    def clear() -> None:
+        while not stop.wait(RETENTION_EVERY_S):
+            try:
+                apply_retention(services.database, services.blobs_of, config)
+            except DoseengError as error:
+                _log.error("retention: %s", error)
+
+    threading.Thread(target=clear, daemon=True, name="retention").start()
+    ready({})
+    Outbox(config, services.database, services.blobs_of, services.store).run(stop)
+
+
+SERVED: Final = {"api": serve_api, "node": serve_node, "driver": serve_driver, "messenger": serve_messenger}
+
+
+def _until(stop: threading.Event, server: Any) -> None:
+    stop.wait()
+    server.should_exit = True
+
+
+def _stop_without_parent(stop: threading.Event) -> None:
+    """The supervisor holds the other end of our input: its end means that it is gone."""
+    sys.stdin.buffer.read()
+    stop.set()
+
+
+def main(part: str, run_folder: Path, config_path: Path | None) -> int:
+    """Run one part; the exit code of its process."""
+    config = read_config(config_path)
+    set_up_logging(part)
+    stop = threading.Event()
+    stop_on_signals(stop)
+    threading.Thread(target=_stop_without_parent, args=(stop,), daemon=True).start()
+    try:
+        SERVED[part](config, stop, lambda state: write_state(run_folder, part, state))
+    except (DoseengError, OSError) as error:
+        _log.error("%s: %s", type(error).__name__, error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None))
