@@ -24,7 +24,7 @@ from typing import Any, Final
 from doseeng.errors import ConfigError, JobError
 
 PARTS: Final = ("api", "node", "driver", "messenger")
-"""In the order in which they are started; stopped the other way round, so that nothing comes in while jobs end."""
+"""In the order in which they are started, and told to stop."""
 POLL_S: Final = 0.2
 STARTUP_S: Final = 120.0
 """A part that has not said that it is ready by then is taken for broken: a cold start compiles for half a minute."""
@@ -52,12 +52,13 @@ class _Child:
 
 @dataclass(slots=True)
 class Supervisor:
-    """config_path: given to the parts, None for the defaults. run_folder: where they say that they are ready."""
+    """config_path: given to the parts, None for the defaults. run_folder: where they say that they are ready. command:
+    what a part's process is, before its name."""
 
     config_path: Path | None
     run_folder: Path
     parts: Sequence[str] = PARTS
-    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    command: Sequence[str] = (sys.executable, "-m", "cluster.service.parts")
     _children: dict[str, _Child] = field(default_factory=dict)
 
     def start(self) -> dict[str, dict[str, Any]]:
@@ -86,7 +87,7 @@ class Supervisor:
                 self._look_after(child, now)
 
     def stop(self) -> None:
-        """Ask every part to end, the ones that bring work in first, and kill what does not."""
+        """Ask every part to end, and kill what does not."""
         for child in self._children.values():
             if child.process.poll() is None:
                 child.process.send_signal(signal.SIGTERM)
@@ -104,11 +105,11 @@ class Supervisor:
 
     def _spawn(self, part: str) -> _Child:
         state_file(self.run_folder, part).unlink(missing_ok=True)
-        command = [sys.executable, "-m", "cluster.service.parts", part, str(self.run_folder)]
+        command = [*self.command, part, str(self.run_folder)]
         if self.config_path is not None:
             command.append(str(self.config_path))
         # A session of its own: Ctrl-C at the terminal is the supervisor's to handle.
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, env=dict(self.environment), start_new_session=True)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         return _Child(part, process, time.monotonic())
 
     def _is_ready(self, part: str) -> bool:

@@ -72,13 +72,13 @@ def test_environment_goes_over_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_values_are_named(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(ConfigError, match="doseeng.toml") as caught:
+    with pytest.raises(ConfigError, match=r"doseeng\.toml") as caught:
         read_config(written(tmp_path, text), {})
     assert said in str(caught.value)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="none.toml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
         read_config(tmp_path / "none.toml", {})
 
 
