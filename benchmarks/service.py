@@ -197,8 +197,8 @@ def measure(
 
 
 def store(folder: Path, port: int) -> None:
-    """Send all files of a folder with dcmtk's storescu."""
-    command = ["storescu", "-aet", "SCANNER", "-aec", "DOSEENG", "+sd", "+r", "127.0.0.1", str(port), str(folder)]
+    """Send all files of a folder with dcmtk's storescu; -R: it proposes what the files need, RT Ion Plans too."""
+    command = ["storescu", "-R", "-aet", "SCANNER", "-aec", "DOSEENG", "+sd", "+r", "127.0.0.1", str(port), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"storescu ended with {done.returncode}: {done.stderr[-2000:]}")

@@ -40,7 +40,7 @@ from robust.anchor import (
 from robust.carry import BeamDose, error_carrier
 from robust.evaluate import Settings, evaluate
 from robust.export import anchoring_to_json
-from robust.goals import goals_for, read_goal_file
+from robust.goals import Goal, goals_for, read_goal_file
 from robust.result import RobustReport
 from robust.scenarios import DEFAULT_SET, load_scenarios, scenario_set, site_errors
 
@@ -56,6 +56,18 @@ class RobustnessRequest:
     range_percent: float | None = None
     goals: Path | None = None
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Study:
+    """A request about a prepared case, decided: before the first dose. notices: from preparing and from the goals."""
+
+    prepared: Prepared
+    request: RobustnessRequest
+    scenarios: tuple[Scenario, ...]
+    goals: tuple[Goal, ...]
+    settings: Settings
+    notices: tuple[Notice, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,32 +95,40 @@ def run_robustness(
     the case must be prepared on its grid (GeometryError). An anchor that cannot be one is an error; one that the
     engine's nominal dose grossly disagrees with is not used: the engine's nominal dose alone is shown, UNEVALUABLE.
     """
-    case = prepared.case
-    modality = case.plan.modality
-    request = replace(request, scenarios=request.scenarios or DEFAULT_SET[modality])
-    scenarios = requested_scenarios(request, modality)
-    goal_file = read_goal_file(request.goals)
-    goals, goal_notices = goals_for(case, goal_file)
+    case, modality = prepared.case, prepared.case.plan.modality
+    study = study_of(prepared, request)
     source = _own_doses(prepared) if anchor is None else _anchored_doses(prepared, anchor)
     far: tuple[Notice, ...] = ()
+    scenarios = study.scenarios
     if source.anchoring is not None:
         scenarios = scenarios if source.anchoring.is_used else (NOMINAL,)
         far = reach_notices(scenarios, modality)
     result = evaluate(
         case,
         scenarios,
-        goals,
+        study.goals,
         source.dose_of,
-        settings=Settings(dose_uncertainty_percent=goal_file.uncertainty.dose_percent),
+        settings=study.settings,
         gates=source.gates,
-        notices=(*prepared.notices, *goal_notices, *source.notices, *far, *_without_leaves(prepared, scenarios)),
-        provenance={**prepared.provenance, "request": _as_json(request)},
+        notices=(*study.notices, *source.notices, *far, *without_leaves(prepared, scenarios)),
+        provenance={**prepared.provenance, "request": _as_json(study.request)},
         progress=progress,
     )
     result = _with_anchoring(result, source)
     if dose_folder is not None:
         _write_doses(result, case, dose_folder)
     return result, write_report(result, case, report_path)
+
+
+def study_of(prepared: Prepared, request: RobustnessRequest) -> Study:
+    """What is to be evaluated. ConfigError for scenarios that cannot be; errors as `robust.goals.goals_for`."""
+    modality = prepared.case.plan.modality
+    request = replace(request, scenarios=request.scenarios or DEFAULT_SET[modality])
+    scenarios = requested_scenarios(request, modality)
+    goal_file = read_goal_file(request.goals)
+    goals, notices = goals_for(prepared.case, goal_file)
+    settings = Settings(dose_uncertainty_percent=goal_file.uncertainty.dose_percent)
+    return Study(prepared, request, scenarios, goals, settings, (*prepared.notices, *notices))
 
 
 def read_anchor(path: Path, case: Case, accept_patient_mismatch: bool = False) -> Dose:
@@ -164,7 +184,7 @@ def requested_scenarios(request: RobustnessRequest, modality: Modality) -> tuple
 def _own_doses(prepared: Prepared) -> _Source:
     """The engine's own doses, the nominal one held against the planning system's."""
     nominal = scenario_dose(prepared, NOMINAL)
-    gates, notices = _agreement(prepared, nominal)
+    gates, notices = agreement(prepared, nominal)
 
     def dose_of(scenario: Scenario) -> Dose:
         return nominal if scenario == NOMINAL else scenario_dose(prepared, scenario)
@@ -241,7 +261,7 @@ def _with_anchoring(result: RobustReport, source: _Source) -> RobustReport:
     )
 
 
-def _agreement(prepared: Prepared, nominal: Dose) -> tuple[tuple[Notice, ...], tuple[Notice, ...]]:
+def agreement(prepared: Prepared, nominal: Dose) -> tuple[tuple[Notice, ...], tuple[Notice, ...]]:
     """Gate and notice on how well the engine reproduces the planning system's nominal dose, if there is one."""
     reference = next((d for d in prepared.case.doses if d.summation == "PLAN"), None)
     if reference is None:
@@ -263,7 +283,7 @@ def _agreement(prepared: Prepared, nominal: Dose) -> tuple[tuple[Notice, ...], t
     return (), (Notice("nominal-compared", "plan", text),)
 
 
-def _without_leaves(prepared: Prepared, scenarios: tuple[Scenario, ...]) -> tuple[Notice, ...]:
+def without_leaves(prepared: Prepared, scenarios: tuple[Scenario, ...]) -> tuple[Notice, ...]:
     """A notice for each beam that an error of the leaves changes nothing of, because it has none."""
     if all(scenario.leaf_opening_mm == 0.0 for scenario in scenarios):
         return ()

@@ -142,8 +142,10 @@ class CpuBackend:
         for part in self.intervals(march):
 
             def slab(task: slice, part: Interval = part) -> None:
+                # From one slice ahead, so that where slabs are cut, and so the number of threads, changes no bit.
+                seen = slice(max(task.start - 1, part.first), task.stop)
                 bins, used = self._scratch(task.stop - task.start, *out.shape[1:])
-                kernels.slab_dose(fluence, *common(task, part), bins, used, out[task])
+                kernels.slab_dose(fluence, *common(seen, part), bins, used, out[task])
 
             self.each(slab, self._slabs(part))
 
@@ -307,7 +309,7 @@ class CpuBackend:
         if not kept or len(kept["bins"]) < n:
             kept["bins"] = np.zeros((n, N_BINS, n_v, n_u), dtype=np.float32)
             kept["used"] = np.zeros((n, N_BINS, n_v), dtype=np.bool_)
-        return kept["bins"], kept["used"]
+        return kept["bins"][:n], kept["used"][:n]
 
     def _row_blocks(self, n: int, tasks: int) -> list[np.ndarray]:
         blocks = max(1, -(-self.threads * TASKS_PER_THREAD // tasks))

@@ -19,6 +19,8 @@ MODE_BINS: Final = 20
 """Width bins of pencil modes, up to where their Gaussian still fits its taps."""
 CARRY_SLICES: Final = 8
 """Slices that are binned before they are spread; bins of more would leave the cache."""
+CONE_PARTS: Final = 8
+"""Sums that the directions of a set are split into: the same for any number of threads, so that none changes a bit."""
 
 
 def release(on: CpuBackend, rays: Rays, fluence: Any, depth_scale: Any, table: Float32, per_mm: float) -> Float32:
@@ -60,7 +62,7 @@ def carry(on: CpuBackend, rays: Rays, released: Any, modes: Float32, out: Any) -
 def cones(on: CpuBackend, rays: Rays, released: Any, sets: Sequence[Cones], out: Any) -> None:
     """As `Backend.cones`."""
     frustum = rays.frustum
-    tasks = [(c, part) for c in sets for part in np.array_split(np.arange(len(c.directions)), on.shares)]
+    tasks = [(c, part) for c in sets for part in np.array_split(np.arange(len(c.directions)), CONE_PARTS)]
 
     def follow(task: Any) -> Float32:
         c, part = task

@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Final
 
 import numpy as np
 
 from doseeng.case import Case
 from doseeng.dose import Dose
-from doseeng.dvh import DoseSamples, SamplePoints, sample_dose, sample_points
-from doseeng.errors import ConfigError, MetricError, Notice, StructureError
+from doseeng.dvh import sample_dose
+from doseeng.errors import ConfigError, JobError, Notice
 from doseeng.grid import Volume
-from doseeng.masks import contour_notices
 from doseeng.scenario import Scenario
-from robust.gates import clipping, dose_kind_gates, finite_gate, margin_notices
-from robust.goals import Goal, filled
-from robust.measure import NO_VALUE, Measured, dose_band_gy, measure
+from robust.gates import dose_kind_gates, margin_notices
+from robust.goals import Goal
+from robust.measure import Measured
 from robust.result import RobustReport
-from robust.statistics import DVH_STEPS, DvhRows, VoxelStatistics
-from robust.verdict import GoalValues, judge, margins, overall
-
-_NO_ORGAN: Final = frozenset(
-    {"EXTERNAL", "SUPPORT", "FIXATION", "BOLUS", "MARKER", "REGISTRATION", "ISOCENTER", "CONTRAST_AGENT", "CONTROL"}
-    | {"DOSE_REGION", "DOSE_MEASUREMENT", "TREATED_VOLUME", "IRRAD_VOLUME"}
+from robust.tally import (
+    Basis,
+    Settings,
+    Tally,
+    basis_of,
+    blocks,
+    empty_tally,
+    highest_gy,
+    measured_or_none,
+    take_block,
 )
-"""RT ROI Interpreted Types without a clinical DVH (DICOM PS3.3 C.8.8.8)."""
+from robust.verdict import GoalValues, judge, overall
 
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """dose_uncertainty_percent: half-width of the band of a dose, in percent of the prescription. most_organs: DVHs of
-    at most so many structures that have no goal and are no target."""
-
-    dose_uncertainty_percent: float = 1.0
-    most_organs: int = 20
-
+__all__ = ["DEFAULTS", "Settings", "evaluate", "judged", "require_nominal_first"]
 
 DEFAULTS: Final = Settings()
 
@@ -62,143 +56,80 @@ def evaluate(
     keep their limits by the smallest margin, relative to the limit. ConfigError: no scenario, or the first is not
     nominal. StructureError: the structure of a goal is missing, empty or unusable.
     """
+    require_nominal_first(scenarios)
+    nominal = dose_of(scenarios[0])
+    basis = basis_of(case, scenarios, goals, nominal.volume.grid, settings, lambda: highest_gy(nominal))
+
+    def once(scenario: Scenario) -> Dose:
+        return nominal if scenario is scenarios[0] else dose_of(scenario)
+
+    tally = empty_tally(basis)
+    for block in blocks(len(scenarios)):
+        take_block(tally, basis, block, once, progress)
+    used = settings.record(len(scenarios))
+    return judged(case, basis, tally, gates=gates, notices=notices, provenance={**(provenance or {}), **used})
+
+
+def require_nominal_first(scenarios: tuple[Scenario, ...]) -> None:
+    """ConfigError when there is no scenario, or the first has an error."""
     if not scenarios or not scenarios[0].is_nominal:
         found = scenarios[0].name if scenarios else "none"
         raise ConfigError(f"the first scenario must be nominal (no error), found '{found}'; put nominal first")
-    nominal = dose_of(scenarios[0])
-    run = _Run(case, scenarios, goals, nominal, settings)
-    run.gates += gates
-    run.notices += notices
-    for index, scenario in enumerate(scenarios):
-        run.add(scenario, dose_of(scenario) if index else nominal)
-        if progress is not None:
-            progress(index + 1, len(scenarios))
-    used = {"robust": {**asdict(settings), "scenarios": len(scenarios)}}
-    return run.report({**(provenance or {}), **used})
 
 
-class _Run:
-    """Everything that is gathered while the scenario doses pass by."""
+def judged(
+    case: Case,
+    basis: Basis,
+    tally: Tally,
+    *,
+    gates: tuple[Notice, ...] = (),
+    notices: tuple[Notice, ...] = (),
+    provenance: Mapping[str, object] | None = None,
+) -> RobustReport:
+    """The verdict over a tally of all scenarios; arguments as of `evaluate`. JobError: scenarios are missing in it."""
+    nominal, scenarios = tally.nominal, basis.scenarios
+    if nominal is None or tally.end != len(scenarios):
+        raise JobError(f"{tally.count} of {len(scenarios)} scenarios were taken in; the evaluation is not complete")
+    # A broken nominal dose stands in for statistics that nothing could be added to.
+    low, high, mean, std = (
+        (tally.voxels.minimum(), tally.voxels.maximum(), tally.voxels.mean(), tally.voxels.std())
+        if tally.voxels.count
+        else (nominal.volume,) * 4
+    )
+    found: list[Notice] = [*case.notices, *margin_notices(case, basis.goals, scenarios), *basis.notices, *notices]
+    found += tally.notices
+    voxelwise = [_voxelwise(basis, tally, goal, low if goal.relation == ">=" else high, found) for goal in basis.goals]
+    results = tuple(
+        judge(_values(goal, measured, extreme), scenarios)
+        for goal, measured, extreme in zip(basis.goals, tally.measured, voxelwise, strict=True)
+    )
+    failed = tuple(dict.fromkeys((*dose_kind_gates(case, nominal), *gates, *tally.gates)))
+    verdict, reasons = overall(results, failed, case.plan.label)
+    return RobustReport(
+        case_key=case.key,
+        plan_label=case.plan.label,
+        verdict=verdict,
+        reasons=reasons,
+        scenarios=scenarios,
+        goals=results,
+        bands=tuple(row.band() for row in tally.rows.values()),
+        nominal=nominal,
+        worst=nominal if tally.worst is None else tally.worst,
+        worst_index=tally.worst_index,
+        voxel_min=low,
+        voxel_max=high,
+        notices=(*failed, *dict.fromkeys(found)),
+        provenance=dict(provenance or {}),
+        voxel_mean=mean,
+        voxel_std=std,
+    )
 
-    def __init__(
-        self, case: Case, scenarios: tuple[Scenario, ...], goals: tuple[Goal, ...], nominal: Dose, settings: Settings
-    ) -> None:
-        self.case, self.scenarios, self.goals, self.nominal = case, scenarios, goals, nominal
-        self.gates: list[Notice] = list(dose_kind_gates(case, nominal))
-        self.notices: list[Notice] = [*case.notices, *margin_notices(case, goals, scenarios)]
-        self.points = self._sample(settings)
-        values = nominal.volume.values
-        highest = float(np.max(values, where=np.isfinite(values), initial=0.0))
-        reference_gy = max((p.dose_gy for p in case.plan.prescriptions), default=highest) or 1.0
-        self.bands_gy = [dose_band_gy(g, reference_gy, settings.dose_uncertainty_percent) for g in goals]
-        step_gy = reference_gy / DVH_STEPS
-        self.rows = {name: DvhRows(name, p.volume_cm3, step_gy) for name, p in self.points.items()}
-        self.voxels = VoxelStatistics(nominal.volume.grid)
-        self.measured: list[list[Measured]] = [[] for _ in goals]
-        self.count = 0
-        self.worst, self.worst_index, self.worst_margin = nominal, 0, np.inf
 
-    def add(self, scenario: Scenario, dose: Dose) -> None:
-        """Take the dose of the next scenario in."""
-        index = self.count
-        self.count += 1
-        broken = finite_gate(scenario, dose)
-        if broken:
-            self.gates += broken
-            for row in self.rows.values():
-                row.add_unknown()
-            for measured in self.measured:
-                measured.append(NO_VALUE)
-            return
-        self.voxels.add(dose.volume)
-        samples = {name: sample_dose(points, dose.volume) for name, points in self.points.items()}
-        for name, row in self.rows.items():
-            row.add(samples[name])
-        if index == 0:
-            clipped, named = clipping(self.goals, samples)
-            self.gates += clipped
-            self.notices += named
-        here = [self._measure(*pair, samples) for pair in zip(self.goals, self.bands_gy, strict=True)]
-        for measured, now in zip(self.measured, here, strict=True):
-            measured.append(now)
-        self._keep_worst(index, dose, here)
-
-    def report(self, provenance: dict[str, object]) -> RobustReport:
-        """The verdict over all that was added."""
-        # A broken nominal dose stands in for statistics that nothing could be added to.
-        low, high, mean, std = (
-            (self.voxels.minimum(), self.voxels.maximum(), self.voxels.mean(), self.voxels.std())
-            if self.voxels.count
-            else (self.nominal.volume,) * 4
-        )
-        voxelwise = [self._voxelwise(goal, low if goal.relation == ">=" else high) for goal in self.goals]
-        results = tuple(
-            judge(_values(goal, measured, extreme), self.scenarios)
-            for goal, measured, extreme in zip(self.goals, self.measured, voxelwise, strict=True)
-        )
-        gates, notices = tuple(dict.fromkeys(self.gates)), tuple(dict.fromkeys(self.notices))
-        verdict, reasons = overall(results, gates, self.case.plan.label)
-        return RobustReport(
-            case_key=self.case.key,
-            plan_label=self.case.plan.label,
-            verdict=verdict,
-            reasons=reasons,
-            scenarios=self.scenarios,
-            goals=results,
-            bands=tuple(row.band() for row in self.rows.values()),
-            nominal=self.nominal,
-            worst=self.worst,
-            worst_index=self.worst_index,
-            voxel_min=low,
-            voxel_max=high,
-            notices=(*gates, *notices),
-            provenance=provenance,
-            voxel_mean=mean,
-            voxel_std=std,
-        )
-
-    def _sample(self, settings: Settings) -> dict[str, SamplePoints]:
-        """Sample points of the structures of the goals, of all targets and of some organs, in this order."""
-        spacing, slice_mm = self.nominal.volume.grid.spacing_mm, self.case.ct.grid.spacing_mm[2]
-        asked = [filled(self.case, name) for name in dict.fromkeys(goal.structure for goal in self.goals)]
-        points = {s.name: sample_points(s, spacing, slice_mm) for s in asked}
-        self.notices += [notice for s in asked for notice in contour_notices(s, slice_mm)]
-        others = [s for s in self.case.structures.structures if not s.is_empty and s.name not in points]
-        targets = [s for s in others if s.is_target]
-        organs = [s for s in others if not s.is_target and s.kind.upper() not in _NO_ORGAN]
-        for structure in (*targets, *organs[: settings.most_organs]):
-            try:
-                points[structure.name] = sample_points(structure, spacing, slice_mm)
-            except StructureError as error:
-                self.notices.append(Notice("structure-without-dvh", structure.name, str(error)))
-        if len(organs) > settings.most_organs:
-            left = ", ".join(f"'{s.name}'" for s in organs[settings.most_organs :])
-            message = f"{settings.most_organs} organs without goals have a DVH; left out: {left}."
-            self.notices.append(Notice("organs-without-dvh", "", message))
-        return points
-
-    def _measure(self, goal: Goal, band_gy: float, samples: dict[str, DoseSamples]) -> Measured:
-        try:
-            return measure(goal, samples[goal.structure], band_gy)
-        except MetricError as error:
-            self.notices.append(Notice("goal-without-value", goal.name, str(error)))
-            return NO_VALUE
-
-    def _voxelwise(self, goal: Goal, extreme: Volume) -> float:
-        if not self.voxels.count:
-            return np.nan
-        samples = {goal.structure: sample_dose(self.points[goal.structure], extreme)}
-        return self._measure(goal, 0.0, samples).value
-
-    def _keep_worst(self, index: int, dose: Dose, here: list[Measured]) -> None:
-        counted = [
-            float(margins(goal, measured.value))
-            for goal, measured in zip(self.goals, here, strict=True)
-            if index == 0 or goal.in_scenarios_percent > 0
-        ]
-        margin = min((m for m in counted if np.isfinite(m)), default=np.inf)
-        if margin < self.worst_margin:
-            self.worst, self.worst_index, self.worst_margin = dose, index, margin
+def _voxelwise(basis: Basis, tally: Tally, goal: Goal, extreme: Volume, notices: list[Notice]) -> float:
+    if not tally.voxels.count:
+        return np.nan
+    samples = {goal.structure: sample_dose(basis.points[goal.structure], extreme)}
+    return measured_or_none(goal, samples, 0.0, notices).value
 
 
 def _values(goal: Goal, measured: list[Measured], voxelwise: float) -> GoalValues:

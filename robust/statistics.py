@@ -19,7 +19,11 @@ DVH_STEPS: Final = 400
 
 
 class VoxelStatistics:
-    """Minimum, maximum, mean and variance per voxel (Welford, Technometrics 4 (1962) 419; moments in float64)."""
+    """Minimum, maximum, mean and variance per voxel (Welford, Technometrics 4 (1962) 419; moments in float64).
+
+    Statistics of several parts merge (Chan, Golub & LeVeque, COMPSTAT 1982, 30): the same parts in the same order give
+    the same bytes.
+    """
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
@@ -45,6 +49,26 @@ class VoxelStatistics:
             self._mean[k] += difference / self.count
             self._squares[k] += difference * (values - self._mean[k])
 
+    def merge(self, later: VoxelStatistics) -> None:
+        """Take in the doses of another part; GeometryError when they are on another grid."""
+        if not later.grid.is_same(self.grid):
+            raise GeometryError(
+                f"partial statistics are on grids {self.grid.shape} at {self.grid.origin_mm} mm and "
+                f"{later.grid.shape} at {later.grid.origin_mm} mm; compute all scenarios on one grid"
+            )
+        if later.count == 0:
+            return
+        self._make_writable()
+        count = self.count + later.count
+        share, product = later.count / count, self.count * later.count / count
+        for k in range(self.grid.shape[0]):
+            np.minimum(self._minimum[k], later._minimum[k], out=self._minimum[k])
+            np.maximum(self._maximum[k], later._maximum[k], out=self._maximum[k])
+            difference = later._mean[k] - self._mean[k]
+            self._mean[k] += difference * share
+            self._squares[k] += later._squares[k] + difference * difference * product
+        self.count = count
+
     def minimum(self) -> Volume:
         """Per voxel the lowest dose in Gy."""
         return self._volume(self._minimum)
@@ -60,6 +84,13 @@ class VoxelStatistics:
     def std(self) -> Volume:
         """Per voxel the standard deviation over the scenarios in Gy, as a population (divided by their number)."""
         return self._volume(np.sqrt(self._squares / max(self.count, 1)))
+
+    def _make_writable(self) -> None:
+        """Arrays that came out of shared memory are read-only; they become copies."""
+        for name in ("_minimum", "_maximum", "_mean", "_squares"):
+            array = getattr(self, name)
+            if not array.flags.writeable:
+                setattr(self, name, array.copy())
 
     def _volume(self, values: npt.NDArray[np.floating]) -> Volume:
         if self.count == 0:
@@ -87,6 +118,10 @@ class DvhRows:
     def add_unknown(self) -> None:
         """One scenario without a valid dose: a row of NaN."""
         self._rows.append(np.array([np.nan]))
+
+    def extend(self, later: DvhRows) -> None:
+        """Add the rows of another part of the scenarios."""
+        self._rows += later._rows
 
     def band(self) -> DvhBand:
         """All rows on the longest axis; it ends one step after the highest dose, where nothing is left."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +14,11 @@ from rich.table import Table
 from cluster.adaptation.basis import Basis, make_basis
 from cluster.adaptation.course import Course, read_course
 from cluster.adaptation.export import fraction_to_json
-from cluster.adaptation.history import history_of, keep
+from cluster.adaptation.oneday import PackageWhen, evaluate_in_course, wants_package
 from cluster.adaptation.package import package_name, require_package_place, write_package
 from cluster.adaptation.result import DayGoal, FractionReport, ImageMethod
 from cluster.adaptation.settings import DEFAULT_SITE, site_settings
 from cluster.adaptation.stages import Progress
-from cluster.adaptation.workflow import evaluate_fraction
 from cluster.cli import options
 from cluster.cli.console import (
     ExitCode,
@@ -43,15 +41,6 @@ from doseeng.materials import read_hu_table
 from doseeng.photon import Algorithm
 from registration.gatesettings import read_limits
 from robust.result import Verdict
-
-
-class PackageWhen(StrEnum):
-    """When a replan package is written."""
-
-    RED = "red"
-    ALWAYS = "always"
-    NEVER = "never"
-
 
 Images = Annotated[
     list[Path],
@@ -110,12 +99,6 @@ class Outputs:
         if self.report is None:
             return Path(f"doseeng-fraction-{found.case_key}-{moment}.html")
         return self.report.with_stem(f"{self.report.stem}-{moment}") if self.many else self.report
-
-    def wants_package(self, found: FractionReport) -> bool:
-        """Whether a day gets a replan package; one that could not be evaluated has nothing to replan on."""
-        if found.verdict is Verdict.UNEVALUABLE:
-            return False
-        return self.when is PackageWhen.ALWAYS or (self.when is PackageWhen.RED and found.verdict is Verdict.RED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,17 +199,17 @@ def evaluate_days(
     for day in days:
         moment = f"{day.acquired:%Y-%m-%d %H:%M}"
         try:
-            history, missing = history_of(basis, day, course, fraction)
             with staged_progress_bar(quiet=as_json) as bar:
-                evaluated = evaluate_fraction(basis, day, history, robust=robust, progress=_of_day(moment, bar))
-            course, changed = keep(course, evaluated)
-            result = _written(evaluated.report, basis.case, outputs)
+                told_of = _of_day(moment, bar)
+                done = evaluate_in_course(basis, day, course, fraction=fraction, robust=robust, progress=told_of)
+            course = done.course
+            result = _written(done.report, basis.case, outputs)
         except DoseengError as error:
             failures.append((moment, error))
             continue
         found.append(result)
         if not as_json:
-            notices = [n for n in (*result.report.notices, *missing, *changed) if n not in told]
+            notices = [n for n in (*result.report.notices, *done.notices) if n not in told]
             told.update(notices)
             show_notices(notices)
             show_day(result)
@@ -304,7 +287,7 @@ def _cells(day: DayGoal) -> tuple[str, ...]:
 
 
 def _written(report: FractionReport, case: Case, outputs: Outputs) -> Day:
-    package = outputs.package / package_name(report) if outputs.wants_package(report) else None
+    package = outputs.package / package_name(report) if wants_package(report, outputs.when) else None
     if package is not None:
         require_package_place(package)
         write_package(report, case, package)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Final
 
 import typer
 
 import doseeng
 from cluster.cli.adapt import adapt
+from cluster.cli.archive import app as archive_app
+from cluster.cli.audit import app as audit_app
+from cluster.cli.batch import batch
 from cluster.cli.case import app as case_app
+from cluster.cli.certificates import certificates
 from cluster.cli.console import ExitCode, show_error
+from cluster.cli.deidentify import deidentify, reidentify
 from cluster.cli.demo import demo
 from cluster.cli.dose import dose
 from cluster.cli.evaluate import evaluate
 from cluster.cli.let import let
 from cluster.cli.machine import app as machine_app
+from cluster.cli.serve import serve
+from cluster.cli.users import app as user_app
 from doseeng.errors import DoseengError
 
 app = typer.Typer(
@@ -30,13 +38,21 @@ app = typer.Typer(
         "A research and quality-assurance tool: it never releases a treatment."
     ),
 )
-app.command()(adapt)
-app.command()(demo)
-app.command()(dose)
-app.command()(evaluate)
-app.command()(let)
-app.add_typer(case_app, name="case")
-app.add_typer(machine_app, name="machine")
+_PANELS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
+    "Plans and days": (dose, evaluate, adapt, let, demo),
+    "Service": (serve, batch),
+    "Users and privacy": (certificates, deidentify, reidentify),
+}
+_GROUPS: Final = {
+    "Plans and days": {"case": case_app, "machine": machine_app},
+    "Service": {"archive": archive_app},
+    "Users and privacy": {"user": user_app, "audit": audit_app},
+}
+for panel, commands in _PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+    for name, group in _GROUPS[panel].items():
+        app.add_typer(group, name=name, rich_help_panel=panel)
 
 
 def _version(value: bool) -> None:

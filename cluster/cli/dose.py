@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,22 +12,14 @@ from rich.table import Table
 from cluster import photonbeams
 from cluster.cli import options
 from cluster.cli.console import ExitCode, badge, err, out, print_json, progress_bar, show_line, show_notices
-from doseeng.case import Case
-from doseeng.comparison import (
-    ACTION_PERCENT,
-    DISTANCE_MM,
-    DOSE_PERCENT,
-    PASS_PERCENT,
-    Comparison,
-    compare_with_case,
-)
+from cluster.recalculation import DESCRIPTION, Recalculation, quantity_of, recalculate, recalculation_to_json
+from doseeng.comparison import DISTANCE_MM, DOSE_PERCENT
 from doseeng.dicom.rtdose import write_dose
-from doseeng.dose import Dose, Quantity
-from doseeng.engine import RBE, EngineSettings, Prepared, dose_kind
-from doseeng.errors import ConfigError, Notice
+from doseeng.dose import Quantity
+from doseeng.engine import RBE, EngineSettings, dose_kind
+from doseeng.errors import ConfigError
 from doseeng.photon import Algorithm
 from doseeng.plan import PhotonBeam, Plan, ProtonBeam
-from robust.result import Verdict
 
 
 def dose(
@@ -64,82 +55,41 @@ def dose(
     options.require_writable(output)
     with err.status("Reading the case", spinner="dots"):
         case = options.load_case(case_dir, plan, accept_patient_mismatch, gantry)
-        quantity = Quantity.PHYSICAL if physical else _quantity_of(case)
+        quantity = Quantity.PHYSICAL if physical else quantity_of(case)
         photon = options.photon_settings(case, algorithm, Algorithm.COLLAPSED_CONE, dose_to)
         settings = EngineSettings(spacing_mm=spacing, quantity=quantity, photon=photon)
         prepared = options.prepare_case(case, machine, machine_folder, hu_table, settings, backend)
     if case.dicom is None:
         raise ConfigError("the case was not read from DICOM; there is nothing to refer to in an RTDOSE")
     with progress_bar("Computing dose", quiet=as_json) as progress:
-        computed, comparisons, findings = compare_with_case(prepared, progress)
+        found = recalculate(prepared, progress)
     path = output or Path(f"doseeng-dose-{case.key}.dcm")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_dose(path, computed, case.dicom, case.plan, "doseeng independent dose")
-    notices = (*prepared.notices, *findings)
-    verdict = _verdict(comparisons) if case.doses else None
+    write_dose(path, found.dose, case.dicom, case.plan, DESCRIPTION)
     if as_json:
-        print_json(_as_json(prepared, computed, comparisons, notices, verdict, path))
+        print_json({**recalculation_to_json(found), "output": str(path)})
     else:
-        show_notices(notices)
-        _show(prepared, computed, comparisons, verdict, path)
-    raise typer.Exit(ExitCode[verdict.value] if verdict else ExitCode.GREEN)
+        show_notices(found.notices)
+        _show(found, path)
+    raise typer.Exit(ExitCode[found.verdict.value] if found.verdict else ExitCode.GREEN)
 
 
-def _as_json(
-    prepared: Prepared,
-    computed: Dose,
-    comparisons: tuple[Comparison, ...],
-    notices: tuple[Notice, ...],
-    verdict: Verdict | None,
-    path: Path,
-) -> dict[str, object]:
-    return {
-        "case": prepared.case.key,
-        "plan": prepared.case.plan.label,
-        "verdict": verdict.value if verdict else None,
-        "quantity": computed.quantity.value,
-        "dose_kind": dose_kind(prepared),
-        "dose_max_gy": float(computed.volume.values.max()),
-        "output": str(path),
-        "comparisons": [asdict(c) for c in comparisons],
-        "notices": [asdict(n) for n in notices],
-        "provenance": dict(prepared.provenance),
-    }
-
-
-def _quantity_of(case: Case) -> Quantity:
-    """What the planning system reports, so that like is compared with like; photon dose is always physical."""
-    if case.plan.modality == "photon":
-        return Quantity.PHYSICAL
-    plan_first = sorted(case.doses, key=lambda dose: dose.summation != "PLAN")
-    return plan_first[0].quantity if plan_first else Quantity.RBE_WEIGHTED
-
-
-def _verdict(comparisons: tuple[Comparison, ...]) -> Verdict:
-    plan = [c.gamma_percent for c in comparisons if c.what == "plan"] or [c.gamma_percent for c in comparisons]
-    if not plan:
-        return Verdict.UNEVALUABLE
-    if min(plan) >= PASS_PERCENT:
-        return Verdict.GREEN
-    return Verdict.AMBER if min(plan) >= ACTION_PERCENT else Verdict.RED
-
-
-def _show(
-    prepared: Prepared, computed: Dose, comparisons: tuple[Comparison, ...], verdict: Verdict | None, path: Path
-) -> None:
+def _show(found: Recalculation, path: Path) -> None:
+    prepared, computed = found.prepared, found.dose
     out.print(_beam_table(prepared.case.plan))
     kind = f"RBE {RBE}" if computed.quantity is Quantity.RBE_WEIGHTED else dose_kind(prepared)
     out.print(f"Maximum dose {computed.volume.values.max():.3f} Gy ({kind})")
-    if comparisons:
+    if found.comparisons:
         table = Table(title="Against the planning system", title_justify="left")
         table.add_column("dose")
         for heading in (f"γ {DOSE_PERCENT:g} %/{DISTANCE_MM:g} mm", "mean ratio", "max TPS", "max doseeng"):
             table.add_column(heading, justify="right")
-        for c in comparisons:
+        for c in found.comparisons:
             maxima = (f"{c.reference_max_gy:.3f}", f"{c.computed_max_gy:.3f}")
             table.add_row(escape(c.what), f"{c.gamma_percent:.1f} %", f"{c.mean_ratio:.3f}", *maxima)
         out.print(table)
-    out.print(f"Verdict {badge(verdict)}" if verdict else "No dose of the planning system to compare with.")
+    nothing = "No dose of the planning system to compare with."
+    out.print(f"Verdict {badge(found.verdict)}" if found.verdict else nothing)
     show_line(out, f"RTDOSE: {escape(str(path))}")
 
 

@@ -33,6 +33,10 @@ FIRST_WAIT_S: Final = 0.05
 LONGEST_WAIT_S: Final = 2.0
 
 
+class DatabaseUnavailable(JobError):
+    """The database did not answer for all of somebody's patience. It is no fault of what was asked."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Database:
     """engine: of SQLAlchemy, safe to share between threads. url: without password, for messages."""
@@ -57,24 +61,28 @@ class Database:
         with Session(self.engine.execution_options(reads=True), expire_on_commit=False) as session:
             yield session
 
-    def retrying(self, work: Callable[[Session], Result], patience_s: float = PATIENCE_S) -> Result:
+    def retrying(
+        self, work: Callable[[Session], Result], patience_s: float = PATIENCE_S, reads: bool = False
+    ) -> Result:
         """`work` in a transaction of its own, again and again while the database cannot be reached or is busy.
+
+        reads: `work` only reads, and need not wait for who writes.
 
         `work` must do all that it does through the session, so that a repeat finds nothing done: what a lost
         connection left open is rolled back. Except when the connection is lost during the commit itself: then nobody
-        knows, so that `work` must also recognise what it has done already. JobError when patience ends.
+        knows, so that `work` must also recognise what it has done already. DatabaseUnavailable when patience ends.
         """
         end = time.monotonic() + patience_s
         wait_s = FIRST_WAIT_S
         while True:
             try:
-                with self.transaction() as session:
+                with self.reading() if reads else self.transaction() as session:
                     return work(session)
             except (OperationalError, InterfaceError, DBAPIError) as error:
                 if not is_passing(error):
                     raise
                 if time.monotonic() + wait_s > end:
-                    raise JobError(
+                    raise DatabaseUnavailable(
                         f"the database {self.url} has not answered for {patience_s:.0f} s "
                         f"({type(error.orig).__name__}); start it, what was queued is kept"
                     ) from error

@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -56,12 +57,16 @@ class Table(DeclarativeBase):
     type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012
 
 
+_IN_LANE: Final = text("state = 'running' AND lane <> ''")
+"""At most one job of a lane runs: said here, so that no race between drivers can undo it."""
+
+
 class JobRow(Table):
     """One job. state: `cluster.jobs.model.JobState`. content_key: digest of all that its result depends on.
 
     lane: jobs of one lane (the days of one course) run one at a time, by `lane_order`. Claimed jobs carry the driver's
     name and the end of its lease. At most one job of a content key is alive or done: `live_key` is the content key
-    until the job fails or is cancelled, then NULL.
+    until the job fails or is cancelled, then NULL. not_before: a job that was given back rests until then.
     """
 
     __tablename__ = "jobs"
@@ -69,7 +74,11 @@ class JobRow(Table):
         UniqueConstraint("site", "live_key", name="uq_jobs_live_key"),
         Index("ix_jobs_claim", "state", "priority", "created_at"),
         Index("ix_jobs_search", "site", "created_at"),
-        Index("ix_jobs_lane", "site", "lane"),
+        Index("ix_jobs_lane", "site", "lane", "state", "lane_order"),
+        Index("ix_jobs_batch", "site", "batch"),
+        Index("ix_jobs_patient", "site", "patient_key"),
+        Index("ix_jobs_plan", "site", "plan_uid"),
+        Index("uq_jobs_lane_running", "site", "lane", unique=True, sqlite_where=_IN_LANE, postgresql_where=_IN_LANE),
     )
 
     id: Mapped[str] = mapped_column(String(KEY), primary_key=True)
@@ -85,6 +94,7 @@ class JobRow(Table):
     batch: Mapped[str] = mapped_column(String(NAME), default="")
     patient_key: Mapped[str] = mapped_column(String(KEY), default="")
     case_key: Mapped[str] = mapped_column(String(KEY), default="")
+    plan_uid: Mapped[str] = mapped_column(String(KEY), default="")
     created_at: Mapped[datetime]
     created_by: Mapped[str] = mapped_column(String(NAME))
     started_at: Mapped[datetime | None]
@@ -93,6 +103,7 @@ class JobRow(Table):
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     driver: Mapped[str] = mapped_column(String(NAME), default="")
     lease_until: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     stage: Mapped[str] = mapped_column(String(NAME), default="")
     done: Mapped[int] = mapped_column(Integer, default=0)

@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+from doseeng.errors import JobError
+
+
+class ExecutorLost(JobError):
+    """The runtime under the executor has ended. It is no fault of the job, which can be done again; the executor is of
+    no more use than to be closed, and another one must be opened."""
+
 
 class Handle(Protocol):
     """The result of a call, wherever it is; may be given as an argument of another call."""
@@ -13,7 +20,7 @@ class Handle(Protocol):
 class Executor(Protocol):
     """Where work units run. A unit is a function of a module with picklable arguments, and may run twice: on another
     worker when the first one dies. Errors that a unit raises come back from `result` as they are; JobError when workers
-    die time and again."""
+    die time and again, ExecutorLost when there is nothing left to run them."""
 
     @property
     def workers(self) -> int:
@@ -26,8 +33,13 @@ class Executor(Protocol):
     def call(self, function: Callable[..., Any], *arguments: Any) -> Handle:
         """Start a unit. Handles among the arguments are replaced by their results, without passing through here."""
 
-    def result(self, handle: Handle) -> Any:
-        """Wait for a unit and bring its result here."""
+    def split(self, function: Callable[..., Any], parts: int, *arguments: Any) -> tuple[Handle, ...]:
+        """As `call`, for a function that returns a tuple of that many: a handle of each, so that a small one can be
+        brought here and a large one stay."""
+
+    def result(self, handle: Handle, wanted: Callable[[], bool] | None = None) -> Any:
+        """Wait for a unit and bring its result here. wanted: asked meanwhile; what it raises ends the wait and drops
+        the unit, and so does its saying no, with JobError."""
 
     def each(
         self, function: Callable[..., Any], shared: Sequence[Any], units: Iterable[Any], wanted: Callable[[], bool]

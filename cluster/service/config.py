@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
@@ -134,7 +135,9 @@ class Destination(Strict):
     """Where flags and results go. name: unique within the site. verdicts: which it hears of; empty: all.
 
     dicom: host, port, ae_title (of the peer), tls; gets what `objects` lists. webhook: url, secret (signs messages).
-    email: smtp_host, smtp_port, sender, recipients. fhir: url, bearer.
+    email: smtp_host, smtp_port (465: TLS from the first byte), sender, recipients; smtp_user with secret as password.
+    fhir: url, bearer. tls: the authority that signed the other side's certificate, and the certificate that it asks for
+    ("" for none).
     """
 
     name: str
@@ -169,6 +172,19 @@ class Destination(Strict):
                 raise ValueError(f"destination '{self.name}': a {self.kind} destination needs '{name}'")
         return self
 
+    @model_validator(mode="after")
+    def _is_encrypted(self) -> Destination:
+        address = urlsplit(self.url)
+        if self.url and address.scheme != "https" and not (address.scheme == "http" and address.hostname in LOOPBACK):
+            raise ValueError(f"destination '{self.name}': url must begin with https://, or be http:// of this machine")
+        is_secured = self.smtp_starttls or self.smtp_port == 465 or self.smtp_host in LOOPBACK
+        if self.smtp_user and not is_secured:
+            raise ValueError(
+                f"destination '{self.name}': smtp_user would send a password in the clear; set smtp_starttls = true "
+                "or smtp_port = 465"
+            )
+        return self
+
 
 class Archive(Strict):
     """A PACS to find and fetch from."""
@@ -178,6 +194,15 @@ class Archive(Strict):
     port: Port
     ae_title: AeTitle
     tls: Tls | None = None
+
+
+class Center(Strict):
+    """Another doseeng that computes for a site, on pseudonyms. authority: PEM of who signed its certificate, "" for the
+    usual ones."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+    token: SecretStr
+    authority: str = ""
 
 
 class Site(Strict):
@@ -199,6 +224,7 @@ class Site(Strict):
     rule: list[Rule] = []
     destination: list[Destination] = []
     archive: list[Archive] = []
+    center: Center | None = None
 
     @field_validator("destination", "archive", "rule")
     @classmethod
@@ -270,11 +296,6 @@ class ServiceConfig(Strict):
     def database(self) -> str:
         """URL of the database."""
         return self.database_url.get_secret_value() or f"sqlite:///{self.data / 'doseeng.db'}"
-
-    def site_calling(self, called_ae: str, calling_ae: str) -> Site | None:
-        """The site that an association belongs to, None where nobody knows the caller; names before anyone."""
-        called = [site for site in self.site if (site.called_ae or self.dicom.ae_title) == called_ae]
-        return next((site for caller in (calling_ae, ANYONE) for site in called if caller in site.calling_ae), None)
 
     def site_named(self, name: str) -> Site:
         """ConfigError when there is none."""

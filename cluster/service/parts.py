@@ -23,6 +23,7 @@ from cluster.service.supervisor import stop_on_signals, write_state
 from doseeng.errors import DoseengError
 
 RETENTION_EVERY_S: Final = 24 * 3600.0
+NICE: Final = 10
 
 _log = logging.getLogger(__name__)
 
@@ -68,17 +69,18 @@ def serve_node(config: ServiceConfig, stop: threading.Event, ready: Ready) -> No
 
 
 def serve_driver(config: ServiceConfig, stop: threading.Event, ready: Ready) -> None:
-    """Work on jobs until `stop`."""
+    """Work on jobs until `stop`, behind whatever people wait for on the same machine."""
     from cluster.executor.open import open_executor
     from cluster.jobs.driver import Driver
+    from cluster.service.running import runner
     from cluster.service.services import open_services
-    from cluster.workflows.run import run_job
 
+    os.nice(NICE)
     services = open_services(config)
     executor = open_executor(config.executor)
     name = f"{socket.gethostname()}-{os.getpid()}"
     driver = Driver(
-        name, services.store, executor, services.blobs_of, run_job, config.executor, config.data / "scratch"
+        name, services.store, executor, services.blobs_of, runner(services), config.executor, config.data / "scratch"
     )
     ready({"driver": name, "executor": executor.description})
     try:
@@ -90,7 +92,7 @@ def serve_driver(config: ServiceConfig, stop: threading.Event, ready: Ready) -> 
 def serve_messenger(config: ServiceConfig, stop: threading.Event, ready: Ready) -> None:
     """Send flags and results until `stop`; once a day clear away what is no longer kept."""
     from cluster.flags.outbox import Outbox
-    from cluster.jobs.retention import apply_retention
+    from cluster.jobs.retention import sweep
     from cluster.service.services import open_services
 
     services = open_services(config)
@@ -98,7 +100,7 @@ def serve_messenger(config: ServiceConfig, stop: threading.Event, ready: Ready) 
     def clear() -> None:
         while not stop.wait(RETENTION_EVERY_S):
             try:
-                apply_retention(services.database, services.blobs_of, config)
+                sweep(services.database, services.blobs_of, [site.name for site in config.site], config.retention)
             except DoseengError as error:
                 _log.error("retention: %s", error)
 
@@ -117,7 +119,9 @@ def _until(stop: threading.Event, server: Any) -> None:
 
 def _stop_without_parent(stop: threading.Event) -> None:
     """The supervisor holds the other end of our input: its end means that it is gone."""
-    sys.stdin.buffer.read()
+    # Not through sys.stdin: its lock would be held when the process ends.
+    while os.read(sys.stdin.fileno(), 1):
+        pass
     stop.set()
 
 

@@ -47,10 +47,12 @@ def deposit(
     fluence: (group, v, u, LANES). tables: (group, level, n_wet, LANES) dose up to a depth, depths blurred by
     level_variance (level,) mm2. rsp: (m, v, u). wet, mixed: (group, m, v, u), mixed the same in all slices; spread:
     (group, 2, m, v, u). lane_mean: (group, n_wet). residual: (m, group) variance that the fluence does not hold, mm2.
-    bins: (m, bin, v, u), used: (m, bin, v). A slice begins where the one before it ended, so that is looked up once.
+    bins: (n, bin, v, u), used: (n, bin, v). A slice begins where the one before it ended, so that is looked up once.
+    With n = m - 1 the first slice is only looked at: what comes out does not depend on where an interval was cut.
     """
     n_group, n_v, n_u, _ = fluence.shape
     n_wet, n_bin = tables.shape[2], bins.shape[1]
+    lead = rsp.shape[0] - bins.shape[0]
     before, after = np.empty(LANES, dtype=np.float32), np.empty(LANES, dtype=np.float32)
     for g in range(n_group):
         table = tables[g]
@@ -69,7 +71,7 @@ def deposit(
                     i0, f0, i1, f1 = depth_rows(wet[g, k, iv, iu], water, per_mm, n_wet)
                     if i0 < 0:
                         break
-                    if i0 != row or abs(f0 - fraction) > SAME_FRACTION:
+                    if k >= lead and (i0 != row or abs(f0 - fraction) > SAME_FRACTION):
                         _up_to(table, level, above, i0, f0, before)
                     _up_to(table, level, above, i1, f1, after)
                     row, fraction = i1, f1
@@ -77,16 +79,16 @@ def deposit(
                     for l in range(LANES):
                         total += here[l] * (after[l] - before[l])
                         before[l] = after[l]
-                    if total == ZERO:
+                    if total == ZERO or k < lead:
                         continue
                     total /= water
                     variance = spread[g, 0, k, iv, iu] + lane_mean[g, i0] * spread[g, 1, k, iv, iu]
                     b, up = width_bin(max(variance, ZERO) + residual[k, g], bin_step, n_bin)
                     upper = total * up
-                    bins[k, b, iv, iu] += total - upper
-                    bins[k, b + 1, iv, iu] += upper
-                    used[k, b, iv] = True
-                    used[k, b + 1, iv] = True
+                    bins[k - lead, b, iv, iu] += total - upper
+                    bins[k - lead, b + 1, iv, iu] += upper
+                    used[k - lead, b, iv] = True
+                    used[k - lead, b + 1, iv] = True
 
 
 @njit(cache=True, nogil=True, fastmath=LINEAR)
@@ -229,17 +231,18 @@ def slab_dose(
     fluence, tables, level_variance, per_mm, rsp, scale, step_mm, wet, mixed, spread, lane_mean, residual, excess,
     px_mm, bin_step, bins, used, out,
 ):  # fmt: skip
-    """Add the dose of some neighbouring slices of one interval to out (m, v, u): `deposit`, then `spread_bins`.
+    """Add the dose of some neighbouring slices of one interval to out (n, v, u): `deposit`, then `spread_bins`.
 
-    excess: (m,), px_mm: (m, 2); the rest as in `deposit`. bins, used: scratch of at least m slices, all zero before and
-    after: fresh memory would cost as much as the work.
+    excess: (m,), px_mm: (m, 2); the rest as in `deposit`. bins, used: scratch, all zero before and after: fresh memory
+    would cost as much as the work.
     """
+    lead = rsp.shape[0] - out.shape[0]
     deposit(
         fluence, tables, level_variance, per_mm, rsp, scale, step_mm, wet, mixed, spread, lane_mean, residual, bin_step,
         bins, used,
     )  # fmt: skip
     for k in range(out.shape[0]):
-        spread_bins(bins[k], used[k], bin_step, excess[k], px_mm[k], 1, out[k])
+        spread_bins(bins[k], used[k], bin_step, excess[lead + k], px_mm[lead + k], 1, out[k])
         clear(bins[k], used[k])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from pydicom.uid import CTImageStorage, RTDoseStorage, RTStructureSetStorage
 from doseeng.case import Case, DicomContext
 from doseeng.dicom.ct import CtSeries, read_ct
 from doseeng.dicom.files import opened_folder, read_file
-from doseeng.dicom.inventory import KEY_LENGTH, PLAN_CLASSES, DicomObject, Inventory, scan
+from doseeng.dicom.inventory import PLAN_CLASSES, DicomObject, Inventory, case_key, scan
 from doseeng.dicom.phantom import DEFAULT_SPACING_MM, has_assigned_body, phantom_ct
 from doseeng.dicom.rtdose import dose_from
 from doseeng.dicom.rtplan import plan_from
@@ -85,7 +84,7 @@ def _assemble(inventory: Inventory, plan_uid: str | None, accept_patient_mismatc
             patient=patient_module(plan_dataset),
             study=study_module(plan_dataset),
         )
-    key = hashlib.sha256(f"{text(plan_dataset, 'PatientID')}{plan.uid}".encode()).hexdigest()[:KEY_LENGTH]
+    key = case_key(text(plan_dataset, "PatientID"), plan.uid)
     return Case(key, ct, structures, plan, doses, context, tuple(notices))
 
 

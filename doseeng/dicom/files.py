@@ -6,6 +6,7 @@ import struct
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,7 @@ PARSE_ERRORS: Final = (
     AttributeError,
     NotImplementedError,
     struct.error,
+    zlib.error,
 )
 
 

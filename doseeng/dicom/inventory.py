@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import (
     CTImageStorage,
     MediaStorageDirectoryStorage,
@@ -105,7 +105,7 @@ def scan(folder: Path) -> Inventory:
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
         try:
-            found = _object(path, name) if is_dicom(path) else None
+            found = object_of(read_header(path), path, name) if is_dicom(path) else None
         except DicomError as error:
             notices.append(Notice("unreadable-file", name, str(error)))
             continue
@@ -152,6 +152,11 @@ def patient_key(patient_id: str) -> str:
     return hashlib.sha256(patient_id.encode()).hexdigest()[:KEY_LENGTH]
 
 
+def case_key(patient_id: str, plan_uid: str) -> str:
+    """A pseudonym for a patient's plan."""
+    return hashlib.sha256(f"{patient_id}{plan_uid}".encode()).hexdigest()[:KEY_LENGTH]
+
+
 def _references(o: DicomObject) -> Iterator[tuple[str, str]]:
     if o.structure_set_uid:
         yield "plan -> structure set", o.structure_set_uid
@@ -161,8 +166,11 @@ def _references(o: DicomObject) -> Iterator[tuple[str, str]]:
         yield "dose -> plan", uid
 
 
-def _object(path: Path, name: str) -> DicomObject | None:
-    ds = read_header(path)
+def object_of(ds: FileDataset, path: Path, name: str) -> DicomObject | None:
+    """What a dataset is and refers to; None for a DICOMDIR, which only lists other files. name: for messages.
+
+    DicomError when it has no SOP Instance UID, and as PARSE_ERRORS for values that cannot be decoded.
+    """
     sop_class = text(ds, "SOPClassUID")
     if not sop_class and ds.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return None  # a DICOMDIR lists other files

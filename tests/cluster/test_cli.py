@@ -473,7 +473,7 @@ def test_the_process_edge(
         raise raised
 
     monkeypatch.setattr("cluster.cli.dose.write_dose", fail)
-    monkeypatch.setattr("cluster.cli.dose.compare_with_case", fail)
+    monkeypatch.setattr("cluster.cli.dose.recalculate", fail)
     done = doseeng("dose", case_dir, "--json")
     assert done.code == code
     assert message in done.result["error"]["message"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.node.callers import Refusal, site_of
 from cluster.service.config import ServiceConfig, read_config
 from doseeng.errors import ConfigError
 
@@ -30,8 +31,8 @@ def test_nothing_needs_to_be_written() -> None:
     config = read_config(None, {})
     assert config.database == f"sqlite:///{config.data / 'doseeng.db'}"
     assert config.data.is_absolute()
-    assert config.site_calling("DOSEENG", "ANYBODY") is config.site[0]
-    assert config.site_calling("OTHER", "ANYBODY") is None
+    assert site_of(config, "DOSEENG", "ANYBODY") is config.site[0]
+    assert site_of(config, "OTHER", "ANYBODY") is Refusal.CALLED_UNKNOWN
 
 
 def test_paths_are_relative_to_their_file(tmp_path: Path) -> None:
@@ -85,22 +86,6 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_variable_for_no_table() -> None:
     with pytest.raises(ConfigError, match="'data_dir' is no table"):
         read_config(None, {"DOSEENG_DATA_DIR": "x", "DOSEENG_DATA_DIR__X": "1"})
-
-
-def test_one_system_may_call_two_sites_by_their_titles(tmp_path: Path) -> None:
-    config = read_config(written(tmp_path, TWO_SITES), {})
-    found = {
-        (called, calling): config.site_calling(called, calling)
-        for called in ("DOSEENG", "SOUTH")
-        for calling in ("LINAC1", "CT1")
-    }
-    names = {key: site and site.name for key, site in found.items()}
-    assert names == {
-        ("DOSEENG", "LINAC1"): "north",
-        ("DOSEENG", "CT1"): "north",
-        ("SOUTH", "LINAC1"): "south",
-        ("SOUTH", "CT1"): None,
-    }
 
 
 def test_one_association_belongs_to_one_site(tmp_path: Path) -> None:

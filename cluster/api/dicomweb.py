@@ -1,0 +1,134 @@
+"""DICOMweb: the Store transaction (STOW-RS) of the Studies Service, DICOM PS3.18 section 10.5."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from cluster.api.models import Uid
+from cluster.api.objects import note_received
+from cluster.api.problems import Responses, documented
+from cluster.api.security import Caller, Uploader
+from cluster.api.uploads import Part, media_type_of, receiving, spooled
+from cluster.library.header import read_object_header
+from doseeng.errors import DicomError
+
+DICOM: Final = "application/dicom"
+MEDIA_TYPE: Final = "application/dicom+json"
+
+# Failure reasons: PS3.18 table I.2-2, with the values of PS3.4 annex B.2.3.
+CANNOT_UNDERSTAND: Final = 0xC000
+MISMATCH: Final = 0xA900
+"""Data set does not match what it was sent as; here: the object is of another study than the address."""
+PROCESSING_FAILURE: Final = 0x0110
+
+router = APIRouter(prefix="/dicomweb", tags=["dicomweb"])
+
+_BODY: Final = {
+    "requestBody": {
+        "required": True,
+        "description": 'Content-Type: multipart/related; type="application/dicom"; boundary=...; one object a part.',
+        "content": {"multipart/related": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+_DATASET: Final = {"content": {MEDIA_TYPE: {"schema": {"type": "object", "additionalProperties": True}}}}
+_ANSWERS: Final[Responses] = {
+    200: {"description": "All objects were stored.", **_DATASET},
+    202: {"description": "Some objects were stored; the others are in Failed SOP Sequence.", **_DATASET},
+    409: {"description": "No object was stored.", **_DATASET},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """Of one part. failure: 0 when it was stored; uids are "" when it could not be read."""
+
+    sop_class_uid: str = ""
+    sop_uid: str = ""
+    series_uid: str = ""
+    failure: int = 0
+
+
+@router.post(
+    "/studies", response_class=JSONResponse, openapi_extra=_BODY, responses=_ANSWERS | documented(401, 403, 415, 507)
+)
+async def store(request: Request, caller: Uploader) -> JSONResponse:
+    """Store objects of any study."""
+    return await _store(request, caller, "")
+
+
+@router.post(
+    "/studies/{study_uid}",
+    response_class=JSONResponse,
+    openapi_extra=_BODY,
+    responses=_ANSWERS | documented(401, 403, 415, 507),
+)
+async def store_in_study(
+    request: Request, caller: Uploader, study_uid: Annotated[Uid, Path(description="Study Instance UID.")]
+) -> JSONResponse:
+    """Store objects of one study; those of another one are refused."""
+    return await _store(request, caller, study_uid)
+
+
+async def _store(request: Request, caller: Caller, study_uid: str) -> JSONResponse:
+    kind, options = media_type_of(request)
+    if kind != "multipart/related" or options.get("type", DICOM).lower() != DICOM:
+        raise HTTPException(415, f'the Content-Type must be multipart/related; type="{DICOM}"')
+    async with spooled(request, caller.services.config.data / "uploads") as (_, parts):
+        if not parts:
+            raise HTTPException(400, "the body has no parts; send one object of DICOM part 10 in each")
+        return await receiving(partial(_receive, caller, parts, study_uid))
+
+
+def _receive(caller: Caller, parts: list[Part], study_uid: str) -> JSONResponse:
+    outcomes = [_receive_part(caller, part, study_uid) for part in parts]
+    stored = [outcome for outcome in outcomes if not outcome.failure]
+    note_received(caller, [outcome.series_uid for outcome in stored], len(outcomes) - len(stored))
+    status = 200 if len(stored) == len(outcomes) else 202 if stored else 409
+    return JSONResponse(_response_dataset(outcomes), status, media_type=MEDIA_TYPE)
+
+
+def _receive_part(caller: Caller, part: Part, study_uid: str) -> _Outcome:
+    if part.media_type not in ("", DICOM):
+        return _Outcome(failure=CANNOT_UNDERSTAND)
+    try:
+        header = read_object_header(part.path)
+    except DicomError:
+        return _Outcome(failure=CANNOT_UNDERSTAND)
+    uids = (header.sop_class_uid, header.sop_uid, header.series_uid)
+    if study_uid not in ("", header.study_uid):
+        return _Outcome(*uids, MISMATCH)
+    try:
+        caller.services.library.receive(caller.site, part.path)
+    except DicomError:
+        return _Outcome(*uids, PROCESSING_FAILURE)
+    return _Outcome(*uids)
+
+
+def _response_dataset(outcomes: list[_Outcome]) -> dict[str, Any]:
+    """The Store Instances Response Module, PS3.18 table I.1-1, in the DICOM JSON model.
+
+    Retrieve URL is there without a value: objects cannot be fetched here (type 2).
+    """
+    stored = [_reference(o) for o in outcomes if not o.failure]
+    failed = [_reference(o) | _reason(o) for o in outcomes if o.failure and o.sop_uid]
+    others = [_reason(o) for o in outcomes if o.failure and not o.sop_uid]
+    sequences = {"00081198": failed, "00081199": stored, "0008119A": others}
+    dataset: dict[str, Any] = {"00081190": {"vr": "UR"}}
+    return dataset | {tag: {"vr": "SQ", "Value": items} for tag, items in sequences.items() if items}
+
+
+def _reference(outcome: _Outcome) -> dict[str, Any]:
+    return {
+        "00081150": {"vr": "UI", "Value": [outcome.sop_class_uid]},
+        "00081155": {"vr": "UI", "Value": [outcome.sop_uid]},
+    }
+
+
+def _reason(outcome: _Outcome) -> dict[str, Any]:
+    return {"00081197": {"vr": "US", "Value": [outcome.failure]}}

@@ -1,0 +1,185 @@
+"""The evaluate job: blocks of scenarios wherever the executor puts them, merged and judged there, a small result back.
+
+One unit begins: it prepares the case and takes blocks for a while, and a small case is done with that. Of a larger one
+the remaining blocks become units of their own, whose partial statistics merge in the order of the blocks. Where the
+first unit stopped, how many workers there were and which of them died changes no byte of the statistics. No volume
+passes through the driver.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from cluster.executor.placement import on_device
+from cluster.jobs.context import Cancelled, JobContext
+from cluster.jobs.model import JobResult, JobSpec
+from cluster.report import write_report
+from cluster.report.summary import summary_of_plan
+from cluster.robustness import agreement, without_leaves
+from cluster.storage.blobs import BlobStore
+from cluster.workflows.artifacts import DOSE, REPORT, RESULT, compact_goals, kept, kept_json
+from cluster.workflows.documents import document_artifacts
+from cluster.workflows.studies import ReadyStudy, Studies
+from doseeng.dicom.rtdose import write_dose
+from doseeng.errors import DicomError, JobError
+from robust.evaluate import judged, require_nominal_first
+from robust.export import report_to_json
+from robust.result import RobustReport
+from robust.tally import Tally, blocks, empty_tally, take_block
+
+BEGIN_S: Final = 2.0
+"""The first unit takes no further block after so long. It costs a large case up to this much of waiting workers, and
+saves a small one what units of its own would cost."""
+STAGE: Final = "scenarios"
+_studies = Studies()
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """How far the first unit came: scenarios taken and in all, blocks taken and in all. result: where it is done."""
+
+    scenarios: tuple[int, int]
+    blocks: tuple[int, int]
+    result: JobResult | None = None
+
+
+def run_evaluation(spec: JobSpec, context: JobContext) -> JobResult:
+    """result.json, report.html, RD.dcm (the nominal dose) and the documents. The verdict is that of `doseeng evaluate`.
+
+    Errors as `read_case`, the engine and `robust.evaluate`; Cancelled when the job is no longer wanted.
+    """
+    return evaluate_in_blocks(spec, context, BEGIN_S)
+
+
+def evaluate_in_blocks(spec: JobSpec, context: JobContext, begin_s: float) -> JobResult:
+    """`run_evaluation`, with a first unit that takes no further block after begin_s."""
+    executor = context.executor
+    done, total = 0, 1
+
+    def is_wanted() -> bool:
+        context.progress(STAGE, done, total)
+        return True
+
+    small, whole = executor.split(_begin, 2, spec, context.blobs, begin_s)
+    begun: Begun = executor.result(small, is_wanted)
+    done, total = begun.scenarios
+    is_wanted()
+    if begun.result is not None:
+        return begun.result
+    after = [block.stop for block in blocks(total)]
+    left = range(*begun.blocks)
+    taken = 0
+    for handle in executor.each(_block, (spec, context.blobs), left, is_wanted):
+        whole = executor.call(_merged, whole, handle)
+        done = after[left[taken]]
+        taken += 1
+    if taken < len(left):
+        raise Cancelled("the job was cancelled while its scenarios were computed")
+    is_wanted()
+    result: JobResult = executor.result(executor.call(_judge, spec, context.blobs, whole), is_wanted)
+    return result
+
+
+@on_device
+def _begin(spec: JobSpec, blobs: BlobStore, begin_s: float) -> tuple[Begun, Tally | None]:
+    """As many blocks as fit into begin_s, and the result where that were all."""
+    until = time.monotonic() + begin_s
+    ready = _studies.of(spec, blobs)
+    scenarios = ready.basis.scenarios
+    require_nominal_first(scenarios)
+    every = blocks(len(scenarios))
+    tally, taken = empty_tally(ready.basis), 0
+    while taken < len(every) and time.monotonic() < until:
+        take_block(tally, ready.basis, every[taken], ready.dose_of)
+        taken += 1
+    if taken < len(every):
+        return Begun((tally.end, len(scenarios)), (taken, len(every))), tally
+    result = _judge(spec, blobs, tally)
+    return Begun((tally.end, len(scenarios)), (taken, len(every)), result), None
+
+
+@on_device
+def _block(spec: JobSpec, blobs: BlobStore, index: int) -> Tally:
+    """The partial statistics of one block."""
+    ready = _studies.of(spec, blobs)
+    block = blocks(len(ready.basis.scenarios))[index]
+    tally = empty_tally(ready.basis, block.start)
+    take_block(tally, ready.basis, block, ready.dose_of)
+    return tally
+
+
+def _merged(whole: Tally, later: Tally) -> Tally:
+    """The partial statistics of neighbouring scenarios as one."""
+    whole.merge(later)
+    return whole
+
+
+@on_device
+def _judge(spec: JobSpec, blobs: BlobStore, whole: Tally) -> JobResult:
+    """Verdict, report and DICOM objects."""
+    ready = _studies.of(spec, blobs)
+    _studies.forget(spec)
+    report = _report(ready, whole)
+    with tempfile.TemporaryDirectory(prefix="doseeng-") as folder:
+        return _kept(spec, blobs, ready, report, Path(folder))
+
+
+def _report(ready: ReadyStudy, whole: Tally) -> RobustReport:
+    study = ready.study
+    if whole.nominal is None:
+        raise JobError("the nominal scenario is missing in the statistics of the job")
+    gates, found = agreement(study.prepared, whole.nominal)
+    return judged(
+        study.prepared.case,
+        ready.basis,
+        whole,
+        gates=gates,
+        notices=(*study.notices, *found, *without_leaves(study.prepared, study.scenarios)),
+        provenance={
+            **study.prepared.provenance,
+            "request": ready.asked,
+            **study.settings.record(len(study.scenarios)),
+        },
+    )
+
+
+def _kept(spec: JobSpec, blobs: BlobStore, ready: ReadyStudy, report: RobustReport, folder: Path) -> JobResult:
+    case = ready.study.prepared.case
+    if case.dicom is None:
+        raise DicomError("the case was not read from DICOM; there is nothing to refer to in an RTDOSE")
+    made = datetime.now().astimezone()
+    write_report(report, case, folder / REPORT, written=made)
+    write_dose(folder / DOSE, report.nominal, case.dicom, case.plan, "doseeng nominal")
+    values: dict[str, Any] = report_to_json(report)
+    artifacts = (
+        kept_json(blobs, RESULT, values),
+        kept(blobs, REPORT, folder / REPORT),
+        kept(blobs, DOSE, folder / DOSE),
+        *document_artifacts(summary_of_plan(report, made), case, blobs, folder, _evidence(spec, blobs, folder)),
+    )
+    return JobResult(
+        verdict=report.verdict.value,
+        summary={
+            "case": case.key,
+            "plan": case.plan.label,
+            "plan_uid": spec.plan_uid,
+            "reasons": list(report.reasons),
+            "goals": compact_goals(values["goals"], "worst"),
+            "scenarios": len(report.scenarios),
+            "worst_scenario": values["worst_scenario"],
+        },
+        artifacts=artifacts,
+        case_key=case.key,
+    )
+
+
+def _evidence(spec: JobSpec, blobs: BlobStore, folder: Path) -> list[Path]:
+    """The DICOM objects that the result rests on, and the dose that was made."""
+    sources = folder / "sources"
+    sources.mkdir()
+    return [*(blobs.copy_to(sha256, sources / f"{sha256}.dcm") for sha256 in spec.objects), folder / DOSE]

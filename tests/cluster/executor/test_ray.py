@@ -1,0 +1,265 @@
+"""Units, evaluations and failures on a Ray of this machine's own. One Ray serves all tests here but the last, which
+kills it and goes on with another one: each takes seconds to start."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+
+from benchmarks.watercases import write_water_case
+from cluster.executor.inprocess import InProcessExecutor
+from cluster.executor.open import open_executor
+from cluster.executor.protocol import Executor, ExecutorLost
+from cluster.jobs.context import Cancelled, JobContext
+from cluster.jobs.model import JobKind, JobResult, JobSpec
+from cluster.service.config import ExecutorConfig
+from cluster.storage.files import FileBlobs
+from cluster.workflows import evaluation
+from cluster.workflows.evaluation import evaluate_in_blocks
+from doseeng.errors import DicomError, GeometryError, JobError
+from tests.cluster.executor import units
+
+# Not imported here: Ray reads its settings when it is imported, and `open_executor` makes them.
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+
+AT_ONCE = 1e6
+"""Seconds for the first unit: it takes all blocks."""
+IN_BLOCKS = 0.0
+"""The first unit takes no block."""
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[Executor]:
+    """Two CPU workers."""
+    opened = open_executor(ExecutorConfig(kind="ray", workers=2, backend="cpu"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobSpec, FileBlobs]:
+    """A small case in a store, and a job about it with 7 scenarios."""
+    folder = tmp_path_factory.mktemp("case")
+    plan_uid = write_water_case(folder / "dicom", voxels=24)
+    blobs = FileBlobs(folder / "blobs")
+    objects = tuple(sorted(blobs.put(path).sha256 for path in (folder / "dicom").glob("*.dcm")))
+    return JobSpec("north", JobKind.EVALUATE, plan_uid, objects, options={"scenarios": "6"}), blobs
+
+
+def run(case: tuple[JobSpec, FileBlobs], executor: Executor, folder: Path, begin_s: float, **told: Any) -> JobResult:
+    spec, blobs = case
+    progress = told.get("progress", lambda *_: None)
+    return evaluate_in_blocks(spec, JobContext(blobs, executor, folder, progress), begin_s)
+
+
+def statistics(blobs: FileBlobs, result: JobResult) -> tuple[dict[str, Any], str]:
+    """What must not change: result.json, and the dose. How many threads computed it does not count."""
+    by_name = {artifact.name: artifact.sha256 for artifact in result.artifacts}
+    values = json.loads(blobs.get(by_name["result.json"]))
+    values["provenance"].pop("backend")
+    dose = pydicom.dcmread(pydicom.filebase.DicomBytesIO(blobs.get(by_name["RD.dcm"])))
+    return values, hashlib.sha256(dose.PixelData).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(case: tuple[JobSpec, FileBlobs], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The statistics of one process that takes all blocks one after the other."""
+    result = run(case, InProcessExecutor(), tmp_path_factory.mktemp("alone"), AT_ONCE)
+    return statistics(case[1], result)
+
+
+def ray_processes(executor: Executor, containing: str = "") -> list[int]:
+    """Processes of the Ray below this one whose command line contains a text."""
+    found = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in found.splitlines()]
+    ours, grown = {os.getpid()}, True
+    while grown:
+        more = {int(pid) for pid, parent, _ in rows if int(parent) in ours} - ours
+        grown = bool(more)
+        ours |= more
+    is_ray = [(int(pid), text) for pid, _, text in rows if "/ray/" in text or text.startswith("ray::")]
+    return [pid for pid, text in is_ray if pid in ours - {os.getpid()} and containing in text]
+
+
+def listening(pids: list[int]) -> set[str]:
+    """Addresses that processes listen at, out of /proc."""
+    sockets = set()
+    for pid in pids:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                sockets.add(os.readlink(entry))
+            except OSError:
+                continue
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                found.add(fields[1].rpartition(":")[0])
+    return found
+
+
+def test_units_run_elsewhere_with_one_thread(executor: Executor) -> None:
+    pid, place, backend = executor.result(executor.call(units.where))
+    assert pid != os.getpid()
+    assert place == "cpu worker"
+    assert "1 threads" in backend or "1 thread" in backend
+    assert executor.workers == 2
+    assert executor.description.startswith("ray 2.")
+
+
+def test_without_a_gpu_dose_units_run_on_cpu_workers(executor: Executor) -> None:
+    assert executor.result(executor.call(units.where_on_device)) == "cpu worker"
+
+
+def test_errors_come_back_as_they_are(executor: Executor) -> None:
+    broken = executor.call(units.refuse, "slice 3")
+    for handle in (broken, executor.call(units.add, broken, 1), executor.split(units.refuse, 2, "slice 3")[0]):
+        with pytest.raises(GeometryError, match="slice 3"):
+            executor.result(handle)
+
+
+def test_a_large_part_stays_where_it_is(executor: Executor) -> None:
+    small, large = executor.split(units.pair, 2, 3)
+    assert executor.result(small) == 3
+    assert executor.result(executor.call(units.total, large)) == 3e6
+
+
+def test_what_is_shared_is_mapped_and_not_copied(executor: Executor) -> None:
+    shared = np.arange(100_000, dtype=np.float64)
+    found = [executor.result(h) for h in executor.each(units.same, [shared], range(9), lambda: True)]
+    assert found == [(number, 0, 0.0) for number in range(9)]
+
+
+def test_few_units_are_under_way_and_none_begins_when_unwanted(executor: Executor, tmp_path: Path) -> None:
+    wanted = [True]
+    handles = executor.each(units.marked, [tmp_path], range(100), lambda: wanted[0])
+    assert executor.result(next(handles)) == 0
+    wanted[0] = False
+    assert list(handles) == []
+    begun = len(list(tmp_path.iterdir()))
+    assert 1 <= begun <= 5
+    assert executor.result(executor.call(units.add, 1, 1)) == 2
+    time.sleep(0.5)
+    assert len(list(tmp_path.iterdir())) == begun
+
+
+def test_what_wanted_raises_ends_a_wait(executor: Executor, tmp_path: Path) -> None:
+    def cancelled() -> bool:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        executor.result(executor.call(time.sleep, 5.0), cancelled)
+    with pytest.raises(JobError, match="no longer wanted"):
+        executor.result(executor.call(time.sleep, 5.0), lambda: False)
+
+
+def test_a_unit_whose_worker_dies_runs_on_another(executor: Executor, tmp_path: Path) -> None:
+    first = executor.call(units.dies_once, tmp_path)
+    assert executor.result(first) != os.getpid()
+    assert (tmp_path / "died").exists()
+
+
+def test_nothing_of_ray_listens_beyond_this_machine(executor: Executor) -> None:
+    pids = ray_processes(executor)
+    assert len(pids) >= 4
+    addresses = listening([*pids, os.getpid()])
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    assert addresses
+    assert addresses <= loopback
+
+
+def test_a_stranger_without_the_token_is_refused(executor: Executor) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    script = f"import ray; ray.init(address='{address}', log_to_driver=False); print('in', ray.cluster_resources())"
+    stranger = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    done = subprocess.run(
+        ["timeout", "20", os.sys.executable, "-c", script], env=stranger, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "in {" not in done.stdout
+
+
+@pytest.mark.parametrize("begin_s", [AT_ONCE, IN_BLOCKS])
+def test_an_evaluation_gives_the_same_bytes(
+    executor: Executor, case: tuple[JobSpec, FileBlobs], undisturbed: Any, tmp_path: Path, begin_s: float
+) -> None:
+    steps: list[tuple[str, int, int]] = []
+    result = run(case, executor, tmp_path, begin_s, progress=lambda *step: steps.append(step))
+    assert statistics(case[1], result) == undisturbed
+    assert steps[-1] == ("scenarios", 7, 7)
+    assert steps == sorted(steps, key=lambda step: step[1])
+
+
+def test_an_error_of_the_case_comes_back(executor: Executor, case: tuple[JobSpec, FileBlobs], tmp_path: Path) -> None:
+    spec, blobs = case
+    missing = JobSpec(**{**spec.to_json(), "kind": spec.kind, "plan_uid": "1.2.3", "objects": spec.objects, "image": ()})
+    with pytest.raises(DicomError, match=r"1\.2\.3"):
+        run((missing, blobs), executor, tmp_path, AT_ONCE)
+
+
+def test_a_cancelled_evaluation_stops(executor: Executor, case: tuple[JobSpec, FileBlobs], tmp_path: Path) -> None:
+    def progress(_stage: str, done: int, total: int) -> None:
+        if done >= 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run(case, executor, tmp_path, IN_BLOCKS, progress=progress)
+
+
+def in_background(work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_killed_workers_change_no_byte(
+    executor: Executor, case: tuple[JobSpec, FileBlobs], undisturbed: Any, tmp_path: Path
+) -> None:
+    killed: list[int] = []
+    over = threading.Event()
+
+    def kill_each_block_once() -> None:
+        while not over.is_set() and len(killed) < 2:
+            for pid in ray_processes(executor, "ray::_block")[:1]:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+            time.sleep(0.02)
+
+    killer = in_background(kill_each_block_once)
+    result = run(case, executor, tmp_path, IN_BLOCKS)
+    over.set()
+    killer.join(5)
+    assert killed
+    assert statistics(case[1], result) == undisturbed
+
+
+def test_when_ray_is_killed_the_job_runs_again_on_another(
+    executor: Executor, case: tuple[JobSpec, FileBlobs], undisturbed: Any, tmp_path: Path
+) -> None:
+    evaluation._studies.forget(case[0])
+    kill = threading.Event()
+
+    def progress(_stage: str, done: int, total: int) -> None:
+        if total > 1 and not kill.is_set():
+            kill.set()
+            for pid in ray_processes(executor):
+                os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(ExecutorLost):
+        run(case, executor, tmp_path, IN_BLOCKS, progress=progress)
+    result = run(case, executor, tmp_path, IN_BLOCKS)
+    assert statistics(case[1], result) == undisturbed
