@@ -56,7 +56,7 @@ def open_services(config: ServiceConfig) -> Services:
     return Services(
         config=config,
         database=database,
-        store=JobStore(database, on_end=(flag_hook(config),)),
+        store=JobStore(database, on_end=(flag_hook(config),), attempts=config.executor.attempts),
         library=Library(database, blobs_of),
         courses=Courses(database),
         users=Users(database),

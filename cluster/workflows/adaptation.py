@@ -90,11 +90,10 @@ def evaluate_day(spec: JobSpec, workplace: Workplace, folder: Path) -> JobResult
         *_objects(found, case, options, blobs, folder),
     )
     made = [path for path in folder.glob("*.dcm") if path.name in (DOSE, STRUCTURES, REGISTRATION)]
-    summary = summary_of_fraction(found.report, datetime.now().astimezone())
-    documents = document_artifacts(summary, case, blobs, folder, [*files_of(folder), *made])
-    return JobResult(
-        found.report.verdict.value, _summary(spec, found.report), (*artifacts, *documents), case_key=case.key
-    )
+    brief = summary_of_fraction(found.report, datetime.now().astimezone())
+    documents = document_artifacts(brief, case, blobs, folder, [*files_of(folder), *made])
+    summary = {**_summary(spec, found.report), "rbe_weighted": brief.rbe_weighted}
+    return JobResult(found.report.verdict.value, summary, (*artifacts, *documents), case_key=case.key)
 
 
 def _basis(options: AdaptOptions, case: Case, blobs: BlobStore, folder: Path) -> Basis:

@@ -41,7 +41,7 @@ _UID: Final = re.compile(rf"\b{re.escape(UID_ROOT)}\d+\b")
 
 
 @dataclass(frozen=True, slots=True)
-class _Patient:
+class Returning:
     """What of a result is to be put right. shift_days: by which the patient's dates were moved back."""
 
     pseudonyms: Pseudonyms
@@ -67,7 +67,7 @@ def run_at_center(spec: JobSpec, context: JobContext, center: Center, pseudonyms
         return _taken_back(client, done, spec, context, patient)
 
 
-def _send_out(spec: JobSpec, context: JobContext, pseudonyms: Pseudonyms) -> _Patient:
+def _send_out(spec: JobSpec, context: JobContext, pseudonyms: Pseudonyms) -> Returning:
     """Lay the de-identified objects out in the job's folder."""
     there, here = context.scratch / "out", context.scratch / "in"
     there.mkdir()
@@ -79,7 +79,7 @@ def _send_out(spec: JobSpec, context: JobContext, pseudonyms: Pseudonyms) -> _Pa
         context.progress("de-identify", number, len(datasets))
         save(deidentify(dataset, pseudonyms, identity).dataset, there / f"{number}.dcm")
     patient_id = next(text(dataset, "PatientID") for dataset in datasets if dataset.SOPClassUID in PLAN_CLASSES)
-    return _Patient(pseudonyms, patient_id, pseudonyms.shift_days(patient_id))
+    return Returning(pseudonyms, patient_id, pseudonyms.shift_days(patient_id))
 
 
 def _asked(client: Client, spec: JobSpec, pseudonyms: Pseudonyms) -> RemoteJob:
@@ -94,7 +94,7 @@ def _asked(client: Client, spec: JobSpec, pseudonyms: Pseudonyms) -> RemoteJob:
             return client.adapt(plan_uid, pseudonyms.uid(spec.image_series_uid), **options)
 
 
-def _taken_back(client: Client, done: RemoteJob, spec: JobSpec, context: JobContext, patient: _Patient) -> JobResult:
+def _taken_back(client: Client, done: RemoteJob, spec: JobSpec, context: JobContext, patient: Returning) -> JobResult:
     wanted = [name for name in done.artifacts if name not in LEFT and not name.startswith(COURSE)]
     folder = context.scratch / "back"
     folder.mkdir()
@@ -113,7 +113,7 @@ def _taken_back(client: Client, done: RemoteJob, spec: JobSpec, context: JobCont
     return JobResult(done.verdict, {**summary, "case": own_key}, tuple(artifacts), own_key)
 
 
-def restored_text(written: str, patient: _Patient, today: date | None = None) -> str:
+def restored_text(written: str, patient: Returning, today: date | None = None) -> str:
     """Text with the UIDs and dates of the site's patient. Dates that would come to lie after today (UTC, or tomorrow
     where the day begins earlier) are not the patient's but those of the computation."""
     latest = (today or datetime.now(UTC).date()) + timedelta(days=1)

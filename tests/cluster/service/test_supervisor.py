@@ -73,9 +73,7 @@ def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if Path("/proc").exists() else True
 
 
-def test_a_killed_part_is_started_again_while_others_go_on(
-    started: Callable[..., Supervisor], tmp_path: Path
-) -> None:
+def test_a_killed_part_is_started_again_while_others_go_on(started: Callable[..., Supervisor], tmp_path: Path) -> None:
     supervisor = started("api", "driver")
     first = {part: read_state(tmp_path / "run", part)["pid"] for part in ("api", "driver")}
     stop = threading.Event()
