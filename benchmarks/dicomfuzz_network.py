@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import evt
 from pynetdicom.presentation import build_context
 
-from benchmarks.dicomfuzz_mutate import Random, mutated, process_figures
+from benchmarks.dicomfuzz_mutate import MOST_GROWTH_MB, ProcessFigures, Random, mutated, process_figures
 from benchmarks.smallpatient import SmallPatient, write_small_patient
 from cluster.node.network import (
     STORAGE_COMMITMENT,
@@ -80,32 +80,42 @@ def fuzz_associations(count: int, seed: int, folder: Path) -> NetworkFigures:
     random = np.random.default_rng(seed)
     patient = write_small_patient(folder / "caller")
     start = time.monotonic()
+    warm: ProcessFigures | None = None
     with _node(folder / "node") as (child, port):
         peer = Archive(name="node", host=HOST, port=port, ae_title="DOSEENG")
         scripts = recorded(peer, patient)
         with ThreadPoolExecutor(AT_ONCE) as players:
-            done = 0
-            while done < count:
-                batch = [damaged(random, scripts) for _ in range(min(ECHO_EVERY, count - done))]
+            while figures.count < count:
+                batch = [damaged(random, scripts) for _ in range(min(ECHO_EVERY, count - figures.count))]
                 figures.answered += sum(players.map(lambda parts: play(port, parts), batch))
-                done += len(batch)
-                figures.count = done
+                figures.count += len(batch)
                 if not _echoes(peer, figures) or not child.is_alive():
-                    figures.problems.append(f"the node no longer answers after {done} associations")
+                    figures.problems.append(f"the node no longer answers after {figures.count} associations")
                     return figures
-                if figures.rss_mb[0] == 0.0 and done >= count * WARM_UP:
+                if warm is None and figures.count >= count * WARM_UP:
+                    # Once: what is measured later must have all that is left behind after this.
                     _settle(child.pid)
                     warm = process_figures(child.pid)
         _settle(child.pid)
         end = process_figures(child.pid)
+    figures.seconds = time.monotonic() - start
+    if warm is not None:
         figures.rss_mb = (warm.rss_mb, end.rss_mb)
         figures.threads, figures.files = (warm.threads, end.threads), (warm.files, end.files)
-    figures.seconds = time.monotonic() - start
-    if end.threads > warm.threads + SPARE_THREADS:
-        figures.problems.append(f"the node is left with {end.threads} threads, after the warm-up it had {warm.threads}")
-    if end.files > warm.files + SPARE_FILES:
-        figures.problems.append(f"the node is left with {end.files} open files, after the warm-up it had {warm.files}")
+        figures.problems += left_behind(warm, end)
     return figures
+
+
+def left_behind(warm: ProcessFigures, end: ProcessFigures) -> list[str]:
+    """What a process has more at its end than after its warm-up, beyond what comes and goes."""
+    found = []
+    if end.threads > warm.threads + SPARE_THREADS:
+        found.append(f"the node is left with {end.threads} threads, after the warm-up it had {warm.threads}")
+    if end.files > warm.files + SPARE_FILES:
+        found.append(f"the node is left with {end.files} open files, after the warm-up it had {warm.files}")
+    if end.rss_mb > warm.rss_mb + MOST_GROWTH_MB:
+        found.append(f"memory grew from {warm.rss_mb:.1f} to {end.rss_mb:.1f} MB after the warm-up")
+    return found
 
 
 def recorded(peer: Archive, patient: SmallPatient) -> list[list[bytes]]:

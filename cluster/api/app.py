@@ -7,7 +7,6 @@ Handlers that touch the database are plain functions, which run in threads; only
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -22,6 +21,7 @@ from cluster.api.edge import Edge
 from cluster.api.problems import Fault, Problem, add_handlers
 from cluster.api.security import api_state
 from cluster.api.system import ReadinessCache
+from cluster.api.uploads import UPLOADS, remove_left
 from cluster.service.services import Services
 
 PREFIX: Final = "/api/v1"
@@ -52,8 +52,7 @@ def create_app(services: Services) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        # What uploads left that were under way when the process was killed.
-        shutil.rmtree(services.config.data / "uploads", ignore_errors=True)
+        remove_left(services.config.data / UPLOADS)
         yield
         services.close()
 

@@ -14,7 +14,7 @@ from cluster.api.models import Uid
 from cluster.api.objects import note_received
 from cluster.api.problems import Responses, documented
 from cluster.api.security import Caller, Uploader
-from cluster.api.uploads import Part, media_type_of, receiving, spooled
+from cluster.api.uploads import UPLOADS, Part, media_type_of, receiving, spooled
 from cluster.library.header import read_object_header
 from doseeng.errors import DicomError
 
@@ -79,7 +79,7 @@ async def _store(request: Request, caller: Caller, study_uid: str) -> JSONRespon
     kind, options = media_type_of(request)
     if kind != "multipart/related" or options.get("type", DICOM).lower() != DICOM:
         raise HTTPException(415, f'the Content-Type must be multipart/related; type="{DICOM}"')
-    async with spooled(request, caller.services.config.data / "uploads") as (_, parts):
+    async with spooled(request, caller.services.config.data / UPLOADS) as (_, parts):
         if not parts:
             raise HTTPException(400, "the body has no parts; send one object of DICOM part 10 in each")
         return await receiving(partial(_receive, caller, parts, study_uid))

@@ -17,7 +17,7 @@ from cluster.api.archives import ArchiveRefused, entries, is_zip
 from cluster.api.models import Out, Paged, ShortText, Uid
 from cluster.api.problems import documented
 from cluster.api.security import Caller, Reader, Uploader
-from cluster.api.uploads import Part, media_type_of, receiving, spooled
+from cluster.api.uploads import UPLOADS, Part, media_type_of, receiving, spooled
 from cluster.security.audit import Action
 from doseeng.errors import DicomError
 
@@ -142,7 +142,7 @@ async def upload(request: Request, caller: Uploader) -> UploadOut:
     kind, _ = media_type_of(request)
     if kind not in TAKEN:
         raise HTTPException(415, f"the Content-Type is none of {', '.join(TAKEN)}")
-    async with spooled(request, caller.services.config.data / "uploads") as (folder, parts):
+    async with spooled(request, caller.services.config.data / UPLOADS) as (folder, parts):
         return await receiving(partial(_receive, caller, parts, folder))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, TypeVar
 
@@ -21,7 +23,11 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+UPLOADS: Final = "uploads"
+"""Folder below data_dir; of its own disk, so that what is received need not cross to another one."""
 MOST_PARTS: Final = 20_000
+LEFT_S: Final = 24 * 3600.0
+"""No upload takes a day; another process may be at a younger one."""
 _AT_ONCE: Final = 2**20
 """Bytes gathered before a thread is asked to write them."""
 _LONGEST_HEADER: Final = 1024
@@ -61,8 +67,14 @@ async def spooled(request: Request, folder: Path) -> AsyncIterator[tuple[Path, l
     except ClientDisconnect as error:
         raise HTTPException(400, "the upload was broken off; send it again") from error
     finally:
-        with_errors_ignored = True
-        await to_thread.run_sync(shutil.rmtree, own, with_errors_ignored)
+        await to_thread.run_sync(partial(shutil.rmtree, own, ignore_errors=True))
+
+
+def remove_left(folder: Path, age_s: float = LEFT_S) -> None:
+    """Remove what is left of uploads that were under way when their process was killed."""
+    for path in folder.glob("*"):
+        if time.time() - path.stat().st_mtime > age_s:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 async def receiving(work: Callable[[], Result]) -> Result:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -35,6 +36,7 @@ from doseeng.errors import DicomError, DoseengError
 SCHEMA: Final = 1
 """Of what is remembered; another one is read anew."""
 DICOMDIR: Final = "DICOMDIR"
+_QUOTED: Final = re.compile(r"^'[^']*'\s*")
 
 
 class IntakeError(DicomError):
@@ -168,7 +170,7 @@ class Intake:
                 series.add(received.series_uid)
             except (DicomError, *PARSE_ERRORS) as error:
                 reading.identity |= _identity_in(files)
-                raise DicomError(f"{_place(path, number, files, folder, reading)}: {_told(error, path)}") from error
+                raise DicomError(f"{_place(path, number, files, folder, reading)}: {_told(error)}") from error
         return series
 
 
@@ -188,10 +190,11 @@ def _place(path: Path, number: int, files: Sequence[Path], folder: Path, reading
     return f"file {number} of {len(files)} in the order of names{name}"
 
 
-def _told(error: Exception, path: Path) -> str:
+def _told(error: Exception) -> str:
     if not isinstance(error, DicomError):
         return "is damaged; copy or export it again"
-    return str(error).replace(f"'{path.name}' ", "").replace(f"'{path.name}'", "it")
+    # What the error calls the file is the library's name for it, or the one that is said here already.
+    return _QUOTED.sub("", str(error))
 
 
 def shown_name(item: Item, number: int, tells_name: bool) -> str:

@@ -66,12 +66,13 @@ def run_under_treatment(
         details={"kind": kind.value, "plans": len(courses)},
     )
     for number, course in enumerate(courses):
-        name = course.case_key or f"{course.patient_key}-{number + 1:03d}"
+        name = f"{course.patient_key}-{number + 1:03d}"
         board.add_waiting(name, kind.value, getattr(options, "treatment_site", ""))
         try:
+            name = services.library.case_objects(site_name, course.plan_uid).case_key
             spec = _spec(services, site, course.plan_uid, options)
             job, _ = services.store.submit(spec, created_by=ACTOR, priority=Priority.BATCH, batch=manifest.name)
-            board.set_job(number, job.case_key or name, job)
+            board.set_job(number, name, job)
         except DoseengError as error:
             board.set_failed(number, name, type(error).__name__, str(error))
     looks = 0

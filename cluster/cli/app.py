@@ -13,6 +13,7 @@ import doseeng
 from cluster.cli.adapt import adapt
 from cluster.cli.archive import app as archive_app
 from cluster.cli.audit import app as audit_app
+from cluster.cli.backup import backup, restore
 from cluster.cli.batch import batch
 from cluster.cli.case import app as case_app
 from cluster.cli.certificates import certificates
@@ -23,6 +24,7 @@ from cluster.cli.dose import dose
 from cluster.cli.evaluate import evaluate
 from cluster.cli.let import let
 from cluster.cli.machine import app as machine_app
+from cluster.cli.remote import app as remote_app
 from cluster.cli.serve import serve
 from cluster.cli.users import app as user_app
 from doseeng.errors import DoseengError
@@ -40,12 +42,12 @@ app = typer.Typer(
 )
 _PANELS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
     "Plans and days": (dose, evaluate, adapt, let, demo),
-    "Service": (serve, batch),
+    "Service": (serve, batch, backup, restore),
     "Users and privacy": (certificates, deidentify, reidentify),
 }
 _GROUPS: Final = {
     "Plans and days": {"case": case_app, "machine": machine_app},
-    "Service": {"archive": archive_app},
+    "Service": {"remote": remote_app, "archive": archive_app},
     "Users and privacy": {"user": user_app, "audit": audit_app},
 }
 for panel, commands in _PANELS.items():

@@ -13,7 +13,7 @@ from rich.markup import escape
 from cluster.cli import options
 from cluster.cli.console import ExitCode, err, out, print_json, progress_bar, show_line, show_notices
 from cluster.cli.opened import ConfigFile, Opened, SiteName, opened
-from doseeng.dicom.files import opened_folder, read_file, read_header
+from doseeng.dicom.files import PARSE_ERRORS, opened_folder, read_file, read_header
 from doseeng.dicom.inventory import DicomObject, scan
 from doseeng.dicom.tags import text
 from doseeng.dicom.writing import save
@@ -111,7 +111,11 @@ def _write(dataset: Any, target: Path) -> None:
     uid = text(dataset, "SOPInstanceUID")
     if not _UID.fullmatch(uid):
         raise DicomError("the object's SOP Instance UID is none; export it again")
-    save(dataset, target / f"{re.sub('[^A-Z]', '', text(dataset, 'Modality'))[:16] or 'OT'}.{uid}.dcm")
+    modality = re.sub("[^A-Z]", "", text(dataset, "Modality"))[:16] or "OT"
+    try:
+        save(dataset, target / f"{modality}.{uid}.dcm")
+    except PARSE_ERRORS as error:
+        raise DicomError("the object is damaged and cannot be written; export it again") from error
 
 
 def _note(service: Opened, site: str, action: str, patient_key: str, count: int) -> None:

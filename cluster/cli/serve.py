@@ -64,6 +64,7 @@ def _prepare(config: Any) -> Path | None:
     import os
 
     from cluster.security.access import Role
+    from cluster.security.audit import Action
     from cluster.service.services import open_services
 
     services = open_services(config)
@@ -74,14 +75,14 @@ def _prepare(config: Any) -> Path | None:
         services.users.add(site, FIRST_USER, Role.PHYSICIST)
         token = services.users.issue_token(site, FIRST_USER, "first token", TOKEN_DAYS)
         services.audit.append(
-            site=site, actor="doseeng serve", action="user-added", object_type="user", object_id=FIRST_USER
+            site=site, actor="doseeng serve", action=Action.USER_ADD, object_type="user", object_id=FIRST_USER
         )
         path: Path = config.data / f"{FIRST_USER}.token"
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(token)
         return path
     finally:
-        services.database.close()
+        services.close()
 
 
 def _show(config: Any, states: dict[str, dict[str, Any]], token_file: Path | None) -> None:
@@ -91,7 +92,7 @@ def _show(config: Any, states: dict[str, dict[str, Any]], token_file: Path | Non
     if "api" in states:
         scheme = "http" if config.api.tls is None else "https"
         base = f"{scheme}://{states['api']['host']}:{states['api']['port']}"
-        table.add_row("HTTP API", f"{base}/api/v1 (described at {base}/api/v1/docs)")
+        table.add_row("HTTP API", f"{base}/api/v1 (described at {base}/api/v1/openapi.json)")
     if "node" in states:
         node = states["node"]
         secure = " with TLS" if config.dicom.tls else ""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cluster.executor.protocol import Executor, ExecutorLost, Handle
+from doseeng.errors import ConfigError
 
 LEAVE_S: Final = 60.0
 """How long threads may take to find out that the runtime they wait for has ended."""
@@ -109,7 +110,10 @@ class LastingExecutor:
             raise ExecutorLost("the runtime has ended, and a thread still waits for it; restart this process")
         if self._is_lost:
             self._inner.close()
-            self._inner = self._opened()
+            try:
+                self._inner = self._opened()
+            except ConfigError as error:
+                raise ExecutorLost(f"the runtime has ended and another one cannot be opened: {error}") from error
             self._generation += 1
             self._is_lost = False
 

@@ -247,8 +247,8 @@ def _lost(error: RayError) -> JobError:
     if isinstance(error, LocalRayletDiedError | RaySystemError):
         return ExecutorLost(f"Ray on this machine has ended ({type(error).__name__}); start it again")
     return JobError(
-        f"a work unit was lost ({type(error).__name__}): its worker died {RETRIES + 1} times; submit the job again, and "
-        "look into Ray's logs if it happens again"
+        f"a work unit was lost ({type(error).__name__}): its worker died {RETRIES + 1} times; submit the job again, "
+        "and look into Ray's logs if it happens again"
     )
 
 

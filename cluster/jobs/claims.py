@@ -82,13 +82,12 @@ _EXPIRED: Final = (
 """Made once: SQLAlchemy takes longer to make them than the database to answer them."""
 
 
-def claim(session: Session, driver: str, lease_s: float) -> JobRow | None:
+def claim(session: Session, driver: str, lease_s: float, at: datetime) -> JobRow | None:
     """The most urgent, then oldest job that may run, made running for `driver`; None when there is none.
 
     Two drivers that take two jobs of one lane at the same time find out here: the database lets one of them run.
     """
     while True:
-        at = now(session)
         row = session.scalars(_CLAIMABLE, {"at": at}).first()
         if row is None:
             return None
@@ -103,9 +102,8 @@ def claim(session: Session, driver: str, lease_s: float) -> JobRow | None:
         return row
 
 
-def reclaim(session: Session, attempts: int, on_end: Sequence[OnEnd]) -> None:
+def reclaim(session: Session, attempts: int, on_end: Sequence[OnEnd], at: datetime) -> None:
     """Send jobs whose lease has ended back to the queue; one that has had `attempts` attempts fails."""
-    at = now(session)
     for row in session.scalars(_EXPIRED, {"at": at}).all():
         if row.cancel_requested:
             end_cancelled(session, row)

@@ -33,6 +33,8 @@ POLL_S: Final = 0.2
 """How often an idle driver looks for jobs."""
 BEAT_S: Final = 1.0
 """Progress reaches the database no more often than this."""
+LISTEN_S: Final = 3.0
+"""A job that makes no progress hears no later than this that it was cancelled."""
 GRACE_S: Final = 20.0
 """How long a driver that is told to stop lets its jobs run on."""
 UNWIND_S: Final = 5.0
@@ -183,7 +185,7 @@ class _Shift:
             store.give_back(job.id, name, end)
 
     def _keep_leases(self) -> None:
-        interval_s = self._driver.config.lease_s / 3.0
+        interval_s = min(self._driver.config.lease_s / 3.0, LISTEN_S)
         while not self._closed.wait(min(BEAT_S, interval_s)):
             for attempt in list(self._attempts.values()):
                 if attempt.is_due(interval_s) and not attempt.unwanted.is_set():

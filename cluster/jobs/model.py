@@ -78,6 +78,11 @@ class JobSpec:
         return JobSpec(**{**data, **lists, "kind": JobKind(data["kind"])})
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """SHA-256 of every blob that the job reads."""
+        return (*self.objects, *self.image, *self.options.get("machines", {}).values())
+
+    @property
     def content_key(self) -> str:
         """SHA-256 of inputs, configuration and code version; the order of objects does not matter."""
         content = {

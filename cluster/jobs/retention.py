@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from cluster.database.connection import Database
 from cluster.database.tables import ArtifactRow, CourseRow, FlagRow, InstanceRow, JobRow, OutboxRow
-from cluster.jobs.model import JobState
+from cluster.jobs.model import JobSpec, JobState
 from cluster.service.config import Retention
 from cluster.storage.blobs import BlobStore, StorageUnavailable
 from doseeng.errors import JobError
@@ -193,7 +193,7 @@ def _all_references(session: Session, site: str) -> Iterator[str]:
 def _needed(session: Session, site: str) -> set[str]:
     """Inputs of the jobs that wait or run."""
     specs = session.scalars(select(JobRow.spec).where(JobRow.site == site, JobRow.state.in_(_LIVE)))
-    return {sha256 for spec in specs for name in ("objects", "image") for sha256 in spec[name]}
+    return {sha256 for spec in specs for sha256 in JobSpec.from_json(spec).inputs}
 
 
 def _until_none(work: Callable[[], int]) -> Iterator[int]:

@@ -138,8 +138,9 @@ class JobStore:
         def work(session: Session) -> Job | None:
             row = _taken_before(session, taken, driver)
             if row is None:
-                claims.reclaim(session, self.attempts, self.on_end)
-                row = claims.claim(session, driver, lease_s)
+                at = now(session)
+                claims.reclaim(session, self.attempts, self.on_end, at)
+                row = claims.claim(session, driver, lease_s, at)
             taken[:] = [(row.id, row.lease_until)] if row is not None else []
             return job_of(row) if row is not None else None
 

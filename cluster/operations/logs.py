@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
@@ -127,6 +128,8 @@ def set_up_logging(
     root.setLevel(level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    # pydicom's warnings repeat values that it finds invalid, such as dates of birth.
+    warnings.filterwarnings("ignore", module=r"pydicom")
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         # uvicorn's own handlers would say everything twice, and unfiltered.
         logging.getLogger(name).handlers.clear()

@@ -33,6 +33,8 @@ class Action(Enum):
     DUMMY = "D"
     UID = "U"
     KEEP = "K"
+    TERM = "term"
+    """Kept but where it holds a long piece of identity: a short one ("HU") may be the term itself."""
     NAME = "name"
     """Kept where it holds no identity, else treated by the basic profile."""
     DESCRIPTION = "C"
@@ -58,7 +60,8 @@ _SELF: Final = {"PatientID": Action.PSEUDONYM, "PatientName": Action.PSEUDONYM}
 @lru_cache(maxsize=4096)
 def action_of(tag: BaseTag, vr: str) -> Action:
     """What to do with an element of a data set (not of its file meta information)."""
-    if tag.is_private or not dictionary_has_tag(tag) or tag.group >> 8 in (0x50, 0x60) or tag.element == 0:
+    is_data = tag.group >= 8 and tag.group >> 8 not in (0x50, 0x60) and tag.element != 0
+    if not is_data or tag.is_private or not dictionary_has_tag(tag):
         return Action.REMOVE
     keyword = keyword_for_tag(tag)
     if keyword in _SELF:
@@ -115,7 +118,7 @@ def _unlisted(keyword: str, vr: str) -> Action:
 
 def _kept(keyword: str) -> Action | None:
     for kind, action in (
-        ("terms", Action.KEEP),
+        ("terms", Action.TERM),
         ("names", Action.NAME),
         ("data", Action.KEEP),
         ("dummies", Action.DUMMY),

@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import (
+    UID,
     BasicTextSRStorage,
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
@@ -106,12 +107,16 @@ def deidentify(dataset: FileDataset, pseudonyms: Pseudonyms, identity: Identity 
     return Deidentified(made, tuple(dict.fromkeys(work.notices)))
 
 
-def check_class(dataset: Dataset) -> None:
+def check_class(dataset: FileDataset) -> None:
     """DicomError for an object that de-identification does not cover."""
     sop_class = text(dataset, "SOPClassUID")
+    if not text(dataset, "SOPInstanceUID"):
+        raise DicomError("the object has no SOP Instance UID; export it again")
     if sop_class not in CLASSES:
         name = dataset.SOPClassUID.name if sop_class else "unknown"
         raise DicomError(f"a {name} object cannot be de-identified: it may show identity anywhere; leave it out")
+    if not UID(text(dataset.file_meta, "TransferSyntaxUID") or ImplicitVRLittleEndian).is_transfer_syntax:
+        raise DicomError("the object's transfer syntax is unknown; export it again")
     if text(dataset, "BurnedInAnnotation") not in ("", "NO"):
         raise DicomError("the image has text burned into its pixels (Burned In Annotation); it cannot be de-identified")
     if "ConversionType" in dataset or "SCREEN SAVE" in text(dataset, "ImageType"):
@@ -164,7 +169,7 @@ class _Work:
         elif action in (Action.UID, Action.SHIFT):
             change = self._uid if action is Action.UID else lambda value: shifted(value, vr, -self.shift_days)
             dataset[tag].value = each(dataset[tag].value, change)
-        elif action in (Action.NAME, Action.DESCRIPTION, Action.CODED):
+        elif action in (Action.TERM, Action.NAME, Action.DESCRIPTION, Action.CODED):
             self._clean(dataset, tag, vr, action)
         elif action is not Action.KEEP:
             self._replace(dataset, tag, vr, action)
@@ -175,8 +180,8 @@ class _Work:
             if all(_CODED.fullmatch(value) for value in texts):
                 return
             action = Action.DESCRIPTION
-        names = any(self.identity.is_in(value) for value in texts)
-        if not names and not (action is Action.DESCRIPTION and any(map(looks_like_identifier, texts))):
+        is_in = self.identity.has_part_in if action is Action.TERM else self.identity.is_in
+        if not any(map(is_in, texts)) and not (action is Action.DESCRIPTION and any(map(looks_like_identifier, texts))):
             return
         keyword = keyword_for_tag(tag)
         where, instead = keyword, basic_action_of(tag, vr)

@@ -50,8 +50,12 @@ class Identity:
 
     def is_in(self, text: str) -> bool:
         """Whether a text names somebody, as far as this knows."""
+        return self.has_part_in(text) or not self.words.isdisjoint(_words(text.casefold()))
+
+    def has_part_in(self, text: str) -> bool:
+        """Likewise, by the parts alone."""
         folded = text.casefold()
-        return any(part in folded for part in self.parts) or not self.words.isdisjoint(_words(folded))
+        return any(part in folded for part in self.parts)
 
 
 def looks_like_identifier(text: str) -> bool:

@@ -135,9 +135,7 @@ class Pseudonyms:
 
     def _note(self, kind: str, original: str, pseudonym: str) -> str:
         if len(original) > _LONGEST or "\0" in original:
-            raise DicomError(
-                f"an identifier of the object has {len(original)} characters; DICOM allows 64: export it again"
-            )
+            raise DicomError("an identifier of the object is longer than any may be, or damaged; export it again")
         if (kind, original) not in self._kept:
             self._new[kind, original] = pseudonym
         return pseudonym

@@ -14,34 +14,49 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from cluster.operations.logs import set_up_logging
-from cluster.service.config import ServiceConfig, read_config
+from cluster.security.audit import Action
+from cluster.service.config import read_config
+from cluster.service.services import Services, open_services
 from cluster.service.supervisor import stop_on_signals, write_state
 from doseeng.errors import DoseengError
 
 RETENTION_EVERY_S: Final = 24 * 3600.0
 NICE: Final = 10
+STREAMS_END_S: Final = 5
+"""Event streams would hold the API for minutes; their clients come again."""
+MOST_CONNECTIONS: Final = 1000
 
 _log = logging.getLogger(__name__)
+
+WHOLE_SERVICE: Final = ""
+"""In place of a site, of what concerns all."""
 
 Ready = Callable[[dict[str, Any]], None]
 """Called once by a part when it takes work, with what it says of itself."""
 
 
-def serve_api(config: ServiceConfig, stop: threading.Event, ready: Ready) -> None:
+def serve_api(services: Services, stop: threading.Event, ready: Ready) -> None:
     """The HTTP API until `stop`."""
     import uvicorn
 
     from cluster.api.app import create_app
     from cluster.security.certificates import server_context
-    from cluster.service.services import open_services
 
+    config = services.config
     listening = socket.create_server((config.api.host, config.api.port), backlog=1024, reuse_port=False)
     settings = uvicorn.Config(
-        create_app(open_services(config)), log_config=None, access_log=False, server_header=False, lifespan="on"
+        create_app(services),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=STREAMS_END_S,
+        limit_concurrency=MOST_CONNECTIONS,
     )
     if config.api.tls is not None:
         settings.load()
@@ -52,13 +67,12 @@ def serve_api(config: ServiceConfig, stop: threading.Event, ready: Ready) -> Non
     server.run(sockets=[listening])
 
 
-def serve_node(config: ServiceConfig, stop: threading.Event, ready: Ready) -> None:
+def serve_node(services: Services, stop: threading.Event, ready: Ready) -> None:
     """The DICOM node and its watcher until `stop`."""
     from cluster.node.server import Node
     from cluster.node.watcher import SeriesWatcher
-    from cluster.service.services import open_services
 
-    services = open_services(config)
+    config = services.config
     node = Node(services)
     node.start()
     ready({"host": config.dicom.host, "port": node.port, "ae_title": config.dicom.ae_title})
@@ -68,15 +82,14 @@ def serve_node(config: ServiceConfig, stop: threading.Event, ready: Ready) -> No
         node.stop()
 
 
-def serve_driver(config: ServiceConfig, stop: threading.Event, ready: Ready) -> None:
+def serve_driver(services: Services, stop: threading.Event, ready: Ready) -> None:
     """Work on jobs until `stop`, behind whatever people wait for on the same machine."""
     from cluster.executor.open import open_executor
     from cluster.jobs.driver import Driver
     from cluster.service.running import runner
-    from cluster.service.services import open_services
 
     os.nice(NICE)
-    services = open_services(config)
+    config = services.config
     executor = open_executor(config.executor)
     name = f"{socket.gethostname()}-{os.getpid()}"
     driver = Driver(
@@ -89,13 +102,12 @@ def serve_driver(config: ServiceConfig, stop: threading.Event, ready: Ready) -> 
         executor.close()
 
 
-def serve_messenger(config: ServiceConfig, stop: threading.Event, ready: Ready) -> None:
+def serve_messenger(services: Services, stop: threading.Event, ready: Ready) -> None:
     """Send flags and results until `stop`; once a day clear away what is no longer kept."""
     from cluster.flags.outbox import Outbox
     from cluster.jobs.retention import sweep
-    from cluster.service.services import open_services
 
-    services = open_services(config)
+    config = services.config
 
     def clear() -> None:
         while not stop.wait(RETENTION_EVERY_S):
@@ -127,13 +139,19 @@ def _stop_without_parent(stop: threading.Event) -> None:
 
 def main(part: str, run_folder: Path, config_path: Path | None) -> int:
     """Run one part; the exit code of its process."""
-    config = read_config(config_path)
     set_up_logging(part)
     stop = threading.Event()
     stop_on_signals(stop)
     threading.Thread(target=_stop_without_parent, args=(stop,), daemon=True).start()
     try:
-        SERVED[part](config, stop, lambda state: write_state(run_folder, part, state))
+        services = open_services(read_config(config_path))
+        try:
+            note = partial(services.audit.append, site=WHOLE_SERVICE, actor=part, object_type="part", object_id=part)
+            note(action=Action.START)
+            SERVED[part](services, stop, lambda state: write_state(run_folder, part, state))
+            note(action=Action.STOP)
+        finally:
+            services.close()
     except (DoseengError, OSError) as error:
         _log.error("%s: %s", type(error).__name__, error)
         return 1

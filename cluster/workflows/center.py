@@ -26,11 +26,11 @@ from cluster.security.pseudonyms import UID_ROOT, Pseudonyms
 from cluster.security.reidentify import reidentify
 from cluster.service.config import Center
 from cluster.workflows.artifacts import COURSE, PAGES, PAGES_OBJECT, kept
-from doseeng.dicom.files import read_file
+from doseeng.dicom.files import PARSE_ERRORS, read_file
 from doseeng.dicom.inventory import PLAN_CLASSES, case_key
 from doseeng.dicom.tags import text
 from doseeng.dicom.writing import save
-from doseeng.errors import PeerError
+from doseeng.errors import DicomError, PeerError
 
 LEFT: Final = (PAGES, PAGES_OBJECT)
 TEXTS: Final = (".json", ".html")
@@ -77,7 +77,13 @@ def _send_out(spec: JobSpec, context: JobContext, pseudonyms: Pseudonyms) -> Ret
     identity = identity_of(datasets)
     for number, dataset in enumerate(datasets):
         context.progress("de-identify", number, len(datasets))
-        save(deidentify(dataset, pseudonyms, identity).dataset, there / f"{number}.dcm")
+        try:
+            save(deidentify(dataset, pseudonyms, identity).dataset, there / f"{number}.dcm")
+        except PARSE_ERRORS as error:
+            raise DicomError(
+                f"object {number + 1} of the job is damaged ({type(error).__name__}) and cannot be de-identified; "
+                "send it again"
+            ) from error
     patient_id = next(text(dataset, "PatientID") for dataset in datasets if dataset.SOPClassUID in PLAN_CLASSES)
     return Returning(pseudonyms, patient_id, pseudonyms.shift_days(patient_id))
 

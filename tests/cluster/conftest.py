@@ -1,5 +1,7 @@
-"""Databases for the tests of the service: SQLite in a file, and a private PostgreSQL server where there is one; processes
-and a disk that is soon full, to see what happens when they die."""
+"""Databases for the tests of the service: SQLite in a file, and a private PostgreSQL server where there is one.
+
+Processes to be killed, and a disk that is soon full.
+"""
 
 import multiprocessing
 import os

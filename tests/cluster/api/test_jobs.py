@@ -234,6 +234,20 @@ def test_other_site_sees_nothing(filled: Service, done: dict) -> None:
     assert all(row["actor"] != "a-planner" for row in audited(filled, THERE))
 
 
+def test_plans_of_another_site_are_as_plans_that_are_not_there(filled: Service, plan_uid: str) -> None:
+    said = []
+    for uid in (plan_uid, "1.2.3"):
+        asked = {"kind": "evaluate", "plan_uid": uid}
+        answer = filled.ask(Role.PHYSICIST, "POST", "/jobs", site=THERE, json=asked)
+        assert answer.status_code == 422
+        said.append(answer.json()["detail"].replace(uid, "UID"))
+        (item,) = filled.ask(
+            Role.PHYSICIST, "POST", "/batches", site=THERE, json={"kind": "evaluate", "plans": [uid]}
+        ).json()["items"]
+        assert item["job_id"] is None
+    assert said[0] == said[1]
+
+
 def test_audit_log_holds(filled: Service, done: dict) -> None:
     check = filled.ask("admin", "GET", "/audit/verify").json()
     assert check["is_intact"]

@@ -1,8 +1,10 @@
 """What strangers send: everything is taken that is DICOM, and nothing else does any harm."""
 
 import io
+import os
 import stat
 import struct
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster.api import archives
+from cluster.api.uploads import LEFT_S, remove_left
 from tests.cluster.api.making import Service, zipped
 
 ZIP = {"Content-Type": "application/zip"}
@@ -195,6 +198,15 @@ def test_nothing_sent(service: Service) -> None:
     answer = sent(service, b"")
     assert answer.status_code == 422
     assert "no file" in answer.json()["detail"]
+
+
+def test_uploads_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    for name, age_s in (("old", 2 * LEFT_S), ("new", 0.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part-1").write_bytes(b"x")
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    remove_left(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def test_too_large_as_said_and_as_sent(small: Service) -> None:

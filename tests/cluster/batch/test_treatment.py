@@ -72,6 +72,7 @@ def test_all_plans_under_treatment(services: Services, treated: str, tmp_path: P
     assert (tmp_path / "out" / "overview.html").is_file()
     assert len(services.store.search("north")) == 1
     assert services.store.search("south") == []
+    assert list(first) == [services.library.case_objects("north", treated).case_key]
     assert ask(services, tmp_path / "again") == first
     assert len(services.store.search("north")) == 1, "what is known is not asked again"
     assert [entry.action for entry in services.audit.read("north")] == ["job-submit", "job-submit"]

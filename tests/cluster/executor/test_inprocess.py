@@ -57,7 +57,8 @@ def test_each_ends_when_nobody_wants_it(executor: InProcessExecutor) -> None:
 
 def test_the_configuration_opens_it_without_ray() -> None:
     script = (
-        "import sys; from cluster.executor.open import open_executor; from cluster.service.config import ExecutorConfig\n"
+        "import sys; from cluster.executor.open import open_executor\n"
+        "from cluster.service.config import ExecutorConfig\n"
         "open_executor(ExecutorConfig()); import cluster.cli; print('ray' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

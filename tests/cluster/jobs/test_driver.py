@@ -30,7 +30,7 @@ from tests.cluster.jobs.work import a_driver, flags, run_job, statistics
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
-        (driver, "POLL_S", 0.02), (driver, "BEAT_S", 0.02), (driver, "UNWIND_S", 1.0),
+        (driver, "POLL_S", 0.02), (driver, "BEAT_S", 0.02), (driver, "UNWIND_S", 1.0), (driver, "LISTEN_S", 0.1),
         (attempt, "SPACE_WAIT_S", 0.05), (attempt, "MEMORY_WAIT_S", 0.0),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)

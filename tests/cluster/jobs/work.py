@@ -51,7 +51,7 @@ def a_driver(
     database: Database, folder: Path, name: str, run: Callable[..., JobResult] = run_job, **changes: Any
 ) -> Driver:
     """A driver of this process that makes a flag of every ended job."""
-    config = ExecutorConfig(**{"slots": 2, "lease_s": 2.0, **changes})
+    config = ExecutorConfig(**{"slots": 2, **changes})
     store = JobStore(database, (Ends(),), config.attempts)
     executor: Any = None  # The work here needs none.
     return Driver(name, store, executor, lambda site: FileBlobs(folder / site), run, config, folder / "scratch")
