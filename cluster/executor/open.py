@@ -23,9 +23,12 @@ def open_executor(config: ExecutorConfig) -> Executor:
         raise ConfigError(
             "Ray was imported before doseeng could switch its authentication on; let `open_executor` be what imports it"
         )
-    from cluster.executor.ray_settings import prepare_environment
+    from cluster.executor.ray_settings import is_loopback, passing_token, prepare_environment
 
-    prepare_environment(is_own=not config.address)
+    host = config.address.rpartition(":")[0]
+    prepare_environment(stays_here=not config.address or is_loopback(host))
+    if not config.address:
+        passing_token()
     try:
         from cluster.executor.ray_executor import open_ray
     except ModuleNotFoundError as error:

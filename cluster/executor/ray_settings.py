@@ -25,23 +25,34 @@ DEFAULT_TOKEN_PATH: Final = Path(".ray") / "auth_token"
 """Below the user's home: where Ray itself looks for a token (Ray 2.60, "Token authentication")."""
 
 
-def prepare_environment(*, is_own: bool, environment: MutableMapping[str, str] | None = None) -> None:
-    """Set what Ray reads. is_own: for a Ray of this machine and process alone, otherwise for a cluster that runs.
-
-    A Ray of one's own listens on loopback only, and its token is random and lives in the environment of its processes,
-    never on disk.
-    """
+def prepare_environment(
+    *, stays_here: bool, environment: MutableMapping[str, str] | None = None, token: Path | None = None
+) -> None:
+    """Set what Ray reads. stays_here: Ray listens on loopback alone, on all its ports. token: its file; without it, and
+    without a token in the environment, Ray looks for the user's."""
     env = os.environ if environment is None else environment
     env["RAY_AUTH_MODE"] = "token"
     env["RAY_USAGE_STATS_ENABLED"] = "0"
     # Without it a call after Ray has ended would quietly start another Ray, with none of these settings.
     env["RAY_ENABLE_AUTO_CONNECT"] = "0"
     env.setdefault("RAY_task_oom_retries", OOM_RETRIES)
-    if is_own:
+    if stays_here:
         # Ray's switch for machines where it must not listen to the network; its name tells where that was first needed.
         env["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        if not any(env.get(name) for name in TOKEN_VARIABLES):
-            env["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    if token is not None:
+        env["RAY_AUTH_TOKEN_PATH"] = str(token)
+
+
+def passing_token(environment: MutableMapping[str, str] | None = None) -> None:
+    """A token for the Ray of one process: random, in the environment of its processes, never on disk."""
+    env = os.environ if environment is None else environment
+    if not any(env.get(name) for name in TOKEN_VARIABLES):
+        env["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine can connect to a host."""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def token_file(home: Path | None = None) -> Path:

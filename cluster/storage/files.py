@@ -175,4 +175,5 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _forget(path: Path) -> None:
-    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.unlink()

@@ -8,7 +8,6 @@ passes through the driver.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +23,7 @@ from cluster.robustness import agreement, without_leaves
 from cluster.storage.blobs import BlobStore
 from cluster.workflows.artifacts import DOSE, REPORT, RESULT, compact_goals, kept, kept_json
 from cluster.workflows.documents import document_artifacts
-from cluster.workflows.studies import ReadyStudy, Studies
+from cluster.workflows.studies import ReadyStudy, Studies, Workshop
 from doseeng.dicom.rtdose import write_dose
 from doseeng.errors import DicomError, JobError
 from robust.evaluate import judged, require_nominal_first
@@ -35,7 +34,6 @@ from robust.tally import Tally, blocks, empty_tally, take_block
 BEGIN_S: Final = 2.0
 """The first unit takes no further block after so long. It costs a large case up to this much of waiting workers, and
 saves a small one what units of its own would cost."""
-STAGE: Final = "scenarios"
 _studies = Studies()
 
 
@@ -58,38 +56,39 @@ def run_evaluation(spec: JobSpec, context: JobContext) -> JobResult:
 
 def evaluate_in_blocks(spec: JobSpec, context: JobContext, begin_s: float) -> JobResult:
     """`run_evaluation`, with a first unit that takes no further block after begin_s."""
-    executor = context.executor
-    done, total = 0, 1
+    executor, at = context.executor, Workshop(context.blobs, context.scratch)
+    stage, done, total = "reading the case", 0, 1
 
     def is_wanted() -> bool:
-        context.progress(STAGE, done, total)
+        context.progress(stage, done, total)
         return True
 
-    small, whole = executor.split(_begin, 2, spec, context.blobs, begin_s)
+    small, whole = executor.split(_begin, 2, spec, at, begin_s)
     begun: Begun = executor.result(small, is_wanted)
-    done, total = begun.scenarios
+    stage, (done, total) = "scenarios", begun.scenarios
     is_wanted()
     if begun.result is not None:
         return begun.result
     after = [block.stop for block in blocks(total)]
     left = range(*begun.blocks)
     taken = 0
-    for handle in executor.each(_block, (spec, context.blobs), left, is_wanted):
+    for handle in executor.each(_block, (spec, at), left, is_wanted):
         whole = executor.call(_merged, whole, handle)
         done = after[left[taken]]
         taken += 1
     if taken < len(left):
         raise Cancelled("the job was cancelled while its scenarios were computed")
+    stage = "results"
     is_wanted()
-    result: JobResult = executor.result(executor.call(_judge, spec, context.blobs, whole), is_wanted)
+    result: JobResult = executor.result(executor.call(_judge, spec, at, whole), is_wanted)
     return result
 
 
 @on_device
-def _begin(spec: JobSpec, blobs: BlobStore, begin_s: float) -> tuple[Begun, Tally | None]:
+def _begin(spec: JobSpec, at: Workshop, begin_s: float) -> tuple[Begun, Tally | None]:
     """As many blocks as fit into begin_s, and the result where that were all."""
     until = time.monotonic() + begin_s
-    ready = _studies.of(spec, blobs)
+    ready = _studies.of(spec, at)
     scenarios = ready.basis.scenarios
     require_nominal_first(scenarios)
     every = blocks(len(scenarios))
@@ -99,14 +98,14 @@ def _begin(spec: JobSpec, blobs: BlobStore, begin_s: float) -> tuple[Begun, Tall
         taken += 1
     if taken < len(every):
         return Begun((tally.end, len(scenarios)), (taken, len(every))), tally
-    result = _judge(spec, blobs, tally)
+    result = _judge(spec, at, tally)
     return Begun((tally.end, len(scenarios)), (taken, len(every)), result), None
 
 
 @on_device
-def _block(spec: JobSpec, blobs: BlobStore, index: int) -> Tally:
+def _block(spec: JobSpec, at: Workshop, index: int) -> Tally:
     """The partial statistics of one block."""
-    ready = _studies.of(spec, blobs)
+    ready = _studies.of(spec, at)
     block = blocks(len(ready.basis.scenarios))[index]
     tally = empty_tally(ready.basis, block.start)
     take_block(tally, ready.basis, block, ready.dose_of)
@@ -120,13 +119,13 @@ def _merged(whole: Tally, later: Tally) -> Tally:
 
 
 @on_device
-def _judge(spec: JobSpec, blobs: BlobStore, whole: Tally) -> JobResult:
+def _judge(spec: JobSpec, at: Workshop, whole: Tally) -> JobResult:
     """Verdict, report and DICOM objects."""
-    ready = _studies.of(spec, blobs)
+    ready = _studies.of(spec, at)
     _studies.forget(spec)
     report = _report(ready, whole)
-    with tempfile.TemporaryDirectory(prefix="doseeng-") as folder:
-        return _kept(spec, blobs, ready, report, Path(folder))
+    with at.folder() as folder:
+        return _kept(spec, at.blobs, ready, report, folder)
 
 
 def _report(ready: ReadyStudy, whole: Tally) -> RobustReport:

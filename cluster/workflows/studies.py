@@ -6,6 +6,8 @@ import hashlib
 import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +27,22 @@ from robust.tally import Basis, basis_of, highest_gy
 
 KEPT: Final = 2
 """Prepared cases per worker. One of a large CT is about 1 GB; with two, units of two jobs may alternate."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Workshop:
+    """What the units of a job are given. blobs: of its site. scratch: its folder on the driver's machine."""
+
+    blobs: BlobStore
+    scratch: Path
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """An empty folder, removed afterwards: below the job's own, which is cleared whatever happens to this process,
+        or on another machine where its temporary files are."""
+        here = self.scratch if self.scratch.is_dir() else None
+        with tempfile.TemporaryDirectory(prefix="unit-", dir=here) as name:
+            yield Path(name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +66,7 @@ class Studies:
     _kept: OrderedDict[str, ReadyStudy] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def of(self, spec: JobSpec, blobs: BlobStore) -> ReadyStudy:
+    def of(self, spec: JobSpec, at: Workshop) -> ReadyStudy:
         """The study of a job, made where it is not kept; errors as `read_case`, `prepare` and `study_of`."""
         key = spec.content_key
         with self._lock:
@@ -56,7 +74,7 @@ class Studies:
             if found is not None:
                 self._kept.move_to_end(key)
                 return found
-        made = ready_study(spec, blobs)
+        made = ready_study(spec, at)
         with self._lock:
             self._kept[key] = made
             while len(self._kept) > self.most:
@@ -69,14 +87,13 @@ class Studies:
             self._kept.pop(spec.content_key, None)
 
 
-def ready_study(spec: JobSpec, blobs: BlobStore) -> ReadyStudy:
+def ready_study(spec: JobSpec, at: Workshop) -> ReadyStudy:
     """From digests and options to a study, on the backend of this worker; a function of the spec alone."""
     options = options_from(JobKind.EVALUATE, spec.options)
     assert isinstance(options, EvaluateOptions)
-    with tempfile.TemporaryDirectory(prefix="doseeng-") as name:
-        folder = Path(name)
-        case = case_from(spec, blobs, folder)
-        inputs = engine_inputs(options, blobs, folder)
+    with at.folder() as folder:
+        case = case_from(spec, at.blobs, folder)
+        inputs = engine_inputs(options, at.blobs, folder)
         prepared = prepare(
             case,
             machine=options.machine or None,

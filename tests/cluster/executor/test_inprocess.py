@@ -14,7 +14,7 @@ from cluster.executor.lasting import LastingExecutor
 from cluster.executor.open import open_executor
 from cluster.executor.placement import Place, is_on_device, unit_backend
 from cluster.executor.protocol import ExecutorLost, Handle
-from cluster.executor.ray_settings import prepare_environment, token_file
+from cluster.executor.ray_settings import passing_token, prepare_environment, token_file
 from cluster.executor.ray_watch import PATIENCE_S, Watch
 from cluster.service.config import ExecutorConfig
 from doseeng.errors import BackendUnavailable, GeometryError
@@ -196,13 +196,15 @@ def test_nobody_listens_at_a_closed_port() -> None:
 
 def test_ray_is_always_authenticated_and_ones_own_stays_on_loopback() -> None:
     own: dict[str, str] = {}
-    prepare_environment(is_own=True, environment=own)
+    prepare_environment(stays_here=True, environment=own)
+    passing_token(own)
     assert own["RAY_AUTH_MODE"] == "token"
     assert len(own["RAY_AUTH_TOKEN"]) == 64
     assert own["RAY_USAGE_STATS_ENABLED"] == "0"
     assert own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
     shared = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN_PATH": "/run/secrets/token"}
-    prepare_environment(is_own=False, environment=shared)
+    prepare_environment(stays_here=False, environment=shared)
+    passing_token(shared)
     assert shared["RAY_AUTH_MODE"] == "token"
     assert "RAY_AUTH_TOKEN" not in shared
     assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in shared
