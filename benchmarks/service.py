@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +37,7 @@ port = 0
 port = 0
 [executor]
 kind = "{executor}"
+lease_s = {lease_s}
 [[site]]
 name = "north"
 calling_ae = ["*"]
@@ -89,6 +90,25 @@ class Outcome:
     objects_s: float
     modalities: tuple[str, ...]
     audit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Clinic:
+    """A running service. run: where its parts say what they are. received: folder of the archive."""
+
+    config: Path
+    run: Path
+    hook: Webhook
+    received: Path
+
+    def state(self, part: str) -> dict[str, Any]:
+        """What a part says of itself."""
+        state: dict[str, Any] = json.loads((self.run / f"{part}.json").read_text())
+        return state
+
+    def port(self, part: str) -> int:
+        """Where a part listens."""
+        return int(self.state(part)["port"])
 
 
 @contextmanager
@@ -145,55 +165,47 @@ def service(config: Path) -> Iterator[Path]:
     finally:
         process.terminate()
         process.wait(60)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
-def measure(
-    folder: Path,
-    case: Path,
-    day: Path,
-    *,
-    treatment_site: str,
-    goals: str = "",
-    quiet_s: float = 5.0,
-    executor: str = "in-process",
-) -> Outcome:
-    """Send `case`, then `day`, to a service of its own in `folder`, and wait for what comes back."""
+@contextmanager
+def clinic(folder: Path, *, treatment_site: str, goals: str = "", quiet_s: float = 5.0, executor: str = "in-process",
+           lease_s: float = 30.0) -> Iterator[Clinic]:  # fmt: skip
+    """A service of its own in `folder`, with a webhook and an archive that it tells."""
     folder.mkdir(parents=True, exist_ok=True)
     archive_port = free_port()
     with webhook() as hook, archive(folder / "archive", archive_port) as received:
         config = folder / "doseeng.toml"
-        config.write_text(
-            CONFIG.format(
-                treatment_site=treatment_site,
-                goals=goals,
-                quiet_s=quiet_s,
-                executor=executor,
-                webhook_port=hook.port,
-                archive_port=archive_port,
-                secret=SECRET,
-            )
-        )
+        values = {"treatment_site": treatment_site, "goals": goals, "quiet_s": quiet_s, "lease_s": lease_s}
+        ports = {"webhook_port": hook.port, "archive_port": archive_port}
+        config.write_text(CONFIG.format(**values, **ports, executor=executor, secret=SECRET))
         with service(config) as run:
-            port = json.loads((run / "node.json").read_text())["port"]
-            store(case, port)
-            store(day, port)
-            sent = time.monotonic()
-            flag_at = _wait(lambda: bool(hook.received), "the flag at the webhook")
-            _wait(lambda: {"RTDOSE", "SR"} <= set(modalities(received)), "the results at the archive")
-            objects_at = time.monotonic()
-            delivery = hook.received[0]
-        audit = subprocess.run(
-            [str(DOSEENG), "audit", "verify", "--config", str(config)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if audit.returncode:
-            raise RuntimeError(f"the audit log does not verify: {audit.stdout}{audit.stderr}")
-        flag = json.loads(delivery.body)
-        return Outcome(
-            flag, delivery, flag_at - sent, objects_at - sent, tuple(sorted(modalities(received))), audit.stdout.strip()
-        )
+            yield Clinic(config, run, hook, received)
+
+
+def measure(folder: Path, case: Path, day: Path, **settings: Any) -> Outcome:
+    """Send `case`, then `day`, to a service of its own in `folder`, and wait for what comes back."""
+    with clinic(folder, **settings) as place:
+        store(case, place.port("node"))
+        store(day, place.port("node"))
+        sent = time.monotonic()
+        wait(lambda: bool(place.hook.received), "the flag at the webhook")
+        wait(lambda: {"RTDOSE", "SR"} <= set(modalities(place.received)), "the results at the archive")
+        objects_at = time.monotonic()
+        delivery = place.hook.received[0]
+    audit = audited(place.config)
+    found = tuple(sorted(modalities(place.received)))
+    return Outcome(json.loads(delivery.body), delivery, delivery.at - sent, objects_at - sent, found, audit)
+
+
+def audited(config: Path) -> str:
+    """What `doseeng audit verify` says; RuntimeError when the log is not intact."""
+    command = [str(DOSEENG), "audit", "verify", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the audit log does not verify: {done.stdout}{done.stderr}")
+    return done.stdout.splitlines()[0]
 
 
 def store(folder: Path, port: int) -> None:
@@ -224,13 +236,13 @@ def free_port() -> int:
         return port
 
 
-def _wait(ready: Any, what: str) -> float:
+def wait(ready: Callable[[], bool], what: str) -> None:
+    """RuntimeError when it does not come true in good time."""
     end = time.monotonic() + PATIENCE_S
     while not ready():
         if time.monotonic() > end:
             raise RuntimeError(f"{what} did not arrive within {PATIENCE_S:.0f} s")
         time.sleep(POLL_S)
-    return time.monotonic()
 
 
 def main(arguments: list[str]) -> int:
