@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/doseeng demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

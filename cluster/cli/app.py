@@ -17,6 +17,7 @@ from cluster.cli.backup import backup, restore
 from cluster.cli.batch import batch
 from cluster.cli.case import app as case_app
 from cluster.cli.certificates import certificates
+from cluster.cli.cluster import app as cluster_app
 from cluster.cli.console import ExitCode, show_error
 from cluster.cli.deidentify import deidentify, reidentify
 from cluster.cli.demo import demo
@@ -47,7 +48,7 @@ _PANELS: Final[dict[str, tuple[Callable[..., None], ...]]] = {
 }
 _GROUPS: Final = {
     "Plans and days": {"case": case_app, "machine": machine_app},
-    "Service": {"remote": remote_app, "archive": archive_app},
+    "Service": {"remote": remote_app, "archive": archive_app, "cluster": cluster_app},
     "Users and privacy": {"user": user_app, "audit": audit_app},
 }
 for panel, commands in _PANELS.items():

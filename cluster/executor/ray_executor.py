@@ -138,7 +138,7 @@ class RayExecutor:
         try:
             if self._uses_gpus and is_on_device(function) and self._resources()[1] > 0:
                 return self._on_a_device(function, parts, arguments)
-            task = self._task.options(num_returns=parts, name=function.__name__)
+            task = self._task.options(num_returns=parts, name=_name(function))
             return task.remote(Place.CPU_WORKER, function, *arguments)
         except RayError as error:
             raise _lost(error) from error
@@ -153,7 +153,7 @@ class RayExecutor:
                     queue.clear()
                     queue.extend(waiting)
             index = min(range(len(self._queued)), key=lambda i: len(self._queued[i]))
-            method = self._devices[index].run.options(num_returns=parts, name=function.__name__)
+            method = self._devices[index].run.options(num_returns=parts, name=_name(function))
             handle = method.remote(function, *arguments)
             self._queued[index].append(handle if parts == 1 else handle[0])
         return handle
@@ -234,6 +234,11 @@ def open_ray(config: ExecutorConfig) -> RayExecutor:
     return RayExecutor(config.backend != "cpu", config.workers)
 
 
+def _name(function: Callable[..., Any]) -> str:
+    """What Ray calls a unit in its logs."""
+    return getattr(function, "__name__", "unit")
+
+
 def _cause(error: BaseException) -> BaseException:
     """What a unit raised, out of what Ray wrapped it in."""
     while isinstance(error, RayTaskError):
@@ -244,7 +249,8 @@ def _cause(error: BaseException) -> BaseException:
 def _lost(error: RayError) -> JobError:
     if isinstance(error, TaskCancelledError):
         return _Unwanted("the unit was dropped: its result is no longer wanted")
-    if isinstance(error, LocalRayletDiedError | RaySystemError):
+    # Arguments that cannot be unpickled are a system error too, while Ray lives on.
+    if isinstance(error, LocalRayletDiedError) or (isinstance(error, RaySystemError) and not ray.is_initialized()):
         return ExecutorLost(f"Ray on this machine has ended ({type(error).__name__}); start it again")
     return JobError(
         f"a work unit was lost ({type(error).__name__}): its worker died {RETRIES + 1} times; submit the job again, "

@@ -19,7 +19,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from benchmarks.watercases import write_water_case
+from benchmarks.watercases import write_water_cases
 from cluster.executor.inprocess import InProcessExecutor
 from cluster.executor.open import open_executor
 from cluster.executor.protocol import Executor
@@ -57,10 +57,10 @@ def executor() -> Iterator[Executor]:
 def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobSpec, FileBlobs]:
     """A small case in a store, and a job about it with 7 scenarios."""
     folder = tmp_path_factory.mktemp("case")
-    plan_uid = write_water_case(folder / "dicom", voxels=24)
+    (written,) = write_water_cases(folder / "dicom", 1, voxels=24)
     blobs = FileBlobs(folder / "blobs")
-    objects = tuple(sorted(blobs.put(path).sha256 for path in (folder / "dicom").glob("*.dcm")))
-    return JobSpec("north", JobKind.EVALUATE, plan_uid, objects, options={"scenarios": "6"}), blobs
+    objects = tuple(sorted(blobs.put(path).sha256 for path in written.folder.glob("*.dcm")))
+    return JobSpec("north", JobKind.EVALUATE, written.plan_uid, objects, options={"scenarios": "6"}), blobs
 
 
 def run(case: tuple[JobSpec, FileBlobs], executor: Executor, folder: Path, begin_s: float, **told: Any) -> JobResult:
