@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.cli.console import err, out, print_json, progress_bar, show_line
+from cluster.cli.opened import ConfigFile, SiteName
 from cluster.cli.options import Json
 from doseeng.errors import ConfigError
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Find and fetch what a site's archive (PACS) has.")
 
 Name = Annotated[str, typer.Argument(metavar="ARCHIVE", help="Name of an [[site.archive]] of the configuration.")]
-SiteOption = Annotated[str, typer.Option("--site", help="Site whose archive it is; needed when several are set up.")]
-Config = Annotated[Path | None, typer.Option("--config", help="The service's doseeng.toml.", dir_okay=False)]
 Patient = Annotated[
     str,
     typer.Option("--patient", prompt="Patient ID", help="Patient ID as the clinic knows it; asked for when left out."),
@@ -39,7 +38,7 @@ Move = Annotated[
 
 
 @app.command()
-def echo(archive: Name, site: SiteOption = "", config: Config = None, as_json: Json = False) -> None:
+def echo(archive: Name, site: SiteName = "", config: ConfigFile = None, as_json: Json = False) -> None:
     """Ask whether an archive is there and takes our calls (C-ECHO)."""
     from cluster.node.network import echo as ask
 
@@ -52,7 +51,9 @@ def echo(archive: Name, site: SiteOption = "", config: Config = None, as_json: J
 
 
 @app.command()
-def find(archive: Name, patient: Patient, site: SiteOption = "", config: Config = None, as_json: Json = False) -> None:
+def find(
+    archive: Name, patient: Patient, site: SiteName = "", config: ConfigFile = None, as_json: Json = False
+) -> None:
     """List the studies and series of a patient (C-FIND)."""
     from cluster.node.archive import find_studies
 
@@ -73,8 +74,8 @@ def fetch(
     study: Study,
     series: SeriesOption = "",
     move: Move = False,
-    site: SiteOption = "",
-    config: Config = None,
+    site: SiteName = "",
+    config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """Bring a study or series into the library (C-GET), where jobs can be made of it."""

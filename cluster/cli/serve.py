@@ -11,17 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.cli.console import err, out, show_line
+from cluster.cli.opened import ConfigFile
 from doseeng.errors import ConfigError
 
 FIRST_USER: Final = "operator"
 TOKEN_DAYS: Final = 90
 
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", help="doseeng.toml; without it everything is at its default, in doseeng-data here.", dir_okay=False
-    ),
-]
 Parts = Annotated[
     list[str] | None,
     typer.Option("--part", help="Start only this part (api, node, driver, messenger); repeatable."),
