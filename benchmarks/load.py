@@ -1,8 +1,10 @@
 """Many clients at once on one machine: `python -m benchmarks.load [--clients 50] [--seconds 120]`.
 
-Starts `doseeng serve` on an empty folder. Each client uploads a small case, asks for an evaluation, then looks at its
-job, the list of jobs and the worklist once a second, and begins again. The clients share the machine with the service
-and its jobs. At the end every job that was asked for must be done, once.
+Starts `doseeng serve` on an empty folder. The clients arrive evenly over the first half minute. Each uploads a case of
+its own (34 to 40 DICOM objects, other patients, other UIDs), asks for an evaluation of it, and then looks once a
+second, in turn, at its job, at the list of jobs, at the worklist and at who it is: with 50 clients 50 light calls a
+second. One in ten follows its job with server-sent events instead (`cluster.client.Client.wait`). Service, its jobs and
+clients share the machine. At the end every job that was asked for must be listed once, and be done.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import tempfile
 import time
 import zipfile
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +28,9 @@ import numpy as np
 import psutil
 
 from benchmarks.service import service
-from benchmarks.watercases import write_water_case
+from benchmarks.watercases import write_water_cases
+from cluster.client import Client
+from doseeng.errors import DoseengError
 
 CONFIG: Final = """\
 data_dir = "data"
@@ -38,10 +43,13 @@ port = 0
 kind = "{executor}"
 """
 TARGET_MS: Final = 200.0
-ROUND_S: Final = 30.0
-"""A client begins again this often."""
+ARRIVE_S: Final = 30.0
 PAUSE_S: Final = 1.0
+FOLLOWERS: Final = 10
+"""One client of so many follows its job by events."""
 DRAIN_S: Final = 1800.0
+HEAVY: Final = ("upload", "submit")
+"""Calls that are not light."""
 
 
 @dataclass(slots=True)
@@ -50,7 +58,18 @@ class Seen:
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: collections.defaultdict(list))
     errors: list[str] = field(default_factory=list)
-    jobs: set[str] = field(default_factory=set)
+    jobs: list[str] = field(default_factory=list)
+    followed: int = 0
+    drain_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the service is and what it takes to be let in."""
+
+    url: str
+    token: str
+    pid: int
 
 
 def packed(folder: Path) -> bytes:
@@ -77,47 +96,78 @@ async def timed(seen: Seen, what: str, call: Any) -> Any:
     return answer.json()
 
 
-async def client(number: int, http: httpx.AsyncClient, archive: bytes, plan_uid: str, seen: Seen, end: float) -> None:
-    """One client until `end`."""
-    await asyncio.sleep(ROUND_S * number / 50)
-    turn = 0
-    while time.monotonic() < end:
-        turn += 1
-        next_round = time.monotonic() + ROUND_S
-        headers = {"Content-Type": "application/zip"}
-        await timed(seen, "upload", http.post("/objects", content=archive, headers=headers))
-        body = {"kind": "evaluate", "plan_uid": plan_uid, "options": {"scenarios": "nominal", "seed": turn}}
-        job = await timed(seen, "submit", http.post("/jobs", json=body))
-        if job is not None:
-            seen.jobs.add(job["id"])
-        while time.monotonic() < min(next_round, end):
-            for what, path in (("job", f"/jobs/{job['id']}" if job else "/me"), ("jobs", "/jobs?limit=20"),
-                               ("worklist", "/worklist?limit=20"), ("me", "/me")):  # fmt: skip
-                await timed(seen, what, http.get(path))
-            await asyncio.sleep(PAUSE_S)
+async def client(number: int, http: httpx.AsyncClient, server: Server, case: tuple[bytes, str], seen: Seen) -> None:
+    """One client: brings its case, asks, and follows or looks until it is cancelled."""
+    archive, plan_uid = case
+    headers = {"Content-Type": "application/zip"}
+    await timed(seen, "upload", http.post("/objects", content=archive, headers=headers))
+    body = {"kind": "evaluate", "plan_uid": plan_uid, "options": {"scenarios": "nominal"}}
+    job = await timed(seen, "submit", http.post("/jobs", json=body))
+    if job is None:
+        return
+    seen.jobs.append(job["id"])
+    if number % FOLLOWERS == 0:
+        await asyncio.to_thread(follow, server, job["id"], seen)
+        return
+    looks = (("job", f"/jobs/{job['id']}"), ("jobs", "/jobs?limit=20"), ("worklist", "/worklist?limit=20"))
+    for what, path in cycle((*looks, ("me", "/me"))):
+        began = time.monotonic()
+        await timed(seen, what, http.get(path))
+        await asyncio.sleep(max(0.0, PAUSE_S - (time.monotonic() - began)))
 
 
-async def storm(base: str, token: str, cases: list[tuple[bytes, str]], seconds: float) -> Seen:
-    """All clients at once, then no more until every job has ended."""
+def follow(server: Server, job_id: str, seen: Seen) -> None:
+    """Wait for a job by its events."""
+    try:
+        with Client(server.url, server.token) as one:
+            one.wait(job_id)
+        seen.followed += 1
+    except DoseengError as error:
+        seen.errors.append(f"events: {type(error).__name__} {error}")
+
+
+async def storm(server: Server, cases: list[tuple[bytes, str]], seconds: float) -> Seen:
+    """All clients for so long, then silence until every job has ended."""
     seen = Seen()
-    end = time.monotonic() + seconds
     limits = httpx.Limits(max_connections=len(cases), max_keepalive_connections=len(cases))
+    headers = {"Authorization": f"Bearer {server.token}"}
     async with httpx.AsyncClient(
-        base_url=base, headers={"Authorization": f"Bearer {token}"}, timeout=60.0, limits=limits
+        base_url=f"{server.url}/api/v1", headers=headers, timeout=60.0, limits=limits, trust_env=False
     ) as http:
-        await asyncio.gather(*(client(n, http, *case, seen, end) for n, case in enumerate(cases)))
-        states: collections.Counter[str] = collections.Counter()
-        drained = time.monotonic() + DRAIN_S
-        while time.monotonic() < drained:
-            states.clear()
-            for job_id in seen.jobs:
-                states[(await http.get(f"/jobs/{job_id}")).json()["state"]] += 1
-            if not states["queued"] and not states["running"]:
-                break
-            await asyncio.sleep(5.0)
-        if states != {"done": len(seen.jobs)}:
-            seen.errors.append(f"{len(seen.jobs)} jobs were asked for, they ended as {dict(states)}")
+        end = time.monotonic() + seconds
+        clients = []
+        for number, case in enumerate(cases):
+            clients.append(asyncio.create_task(client(number, http, server, case, seen)))
+            await asyncio.sleep(ARRIVE_S / len(cases))
+        await asyncio.sleep(max(0.0, end - time.monotonic()))
+        watching, followers = clients[:], [task for n, task in enumerate(clients) if n % FOLLOWERS == 0]
+        for task in watching:
+            if task not in followers:
+                task.cancel()
+        await _drained(http, seen)
+        await asyncio.gather(*followers)
+        await asyncio.gather(*watching, return_exceptions=True)
     return seen
+
+
+async def _drained(http: httpx.AsyncClient, seen: Seen) -> None:
+    """Wait until no job waits or runs; each that was asked for must then be listed once, as done."""
+    began = time.monotonic()
+    states: dict[str, list[str]] = {}
+    while time.monotonic() - began < DRAIN_S:
+        states, page = collections.defaultdict(list), "/jobs?limit=500"
+        while page:
+            answer = (await http.get(page)).json()
+            for job in answer["jobs"]:
+                states[job["state"]].append(job["id"])
+            page = f"/jobs?limit=500&before={answer['next']}" if answer["next"] else ""
+        if not states["queued"] and not states["running"]:
+            break
+        await asyncio.sleep(5.0)
+    seen.drain_s = time.monotonic() - began
+    if sorted(states["done"]) != sorted(seen.jobs) or set(filter(states.get, states)) != {"done"}:
+        counts = {state: len(ids) for state, ids in states.items() if ids}
+        seen.errors.append(f"{len(seen.jobs)} jobs were asked for, those listed ended as {counts}")
 
 
 def main(arguments: list[str]) -> int:
@@ -129,26 +179,27 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cases = []
-        for number in range(asked.clients):
-            plan_uid = write_water_case(folder / "cases" / str(number), number)
-            cases.append((packed(folder / "cases" / str(number)), plan_uid))
+        cases = [(packed(made.folder), made.plan_uid) for made in write_water_cases(folder / "cases", asked.clients)]
         config = folder / "doseeng.toml"
         config.write_text(CONFIG.format(executor=asked.executor))
         with service(config) as run:
-            port = json.loads((run / "api.json").read_text())["port"]
+            state = json.loads((run / "api.json").read_text())
             token = (folder / "data" / "operator.token").read_text().strip()
-            pid = json.loads((run / "api.json").read_text())["pid"]
-            before = psutil.Process(pid).memory_info().rss
-            seen = asyncio.run(storm(f"http://127.0.0.1:{port}/api/v1", token, cases, asked.seconds))
-            after = psutil.Process(pid).memory_info().rss
-    print(f"{asked.clients} clients for {asked.seconds:.0f} s, {len(seen.jobs)} jobs, {len(seen.errors)} errors")
-    light = []
+            server = Server(f"http://127.0.0.1:{state['port']}", token, state["pid"])
+            before = psutil.Process(server.pid).memory_info().rss
+            seen = asyncio.run(storm(server, cases, asked.seconds))
+            after = psutil.Process(server.pid).memory_info().rss
+    return _report(seen, asked, before, after)
+
+
+def _report(seen: Seen, asked: argparse.Namespace, before: int, after: int) -> int:
+    print(
+        f"{asked.clients} clients for {asked.seconds:.0f} s: {len(seen.jobs)} jobs, {seen.followed} of them followed "
+        f"by events, all ended {seen.drain_s:.0f} s later; {len(seen.errors)} errors"
+    )
     for what, seconds in seen.seconds.items():
-        if what not in ("upload", "submit"):
-            light += seconds
         _show(what, seconds)
-    p95 = _show("light calls", light)
+    p95 = _show("light calls", [s for what, all_s in seen.seconds.items() if what not in HEAVY for s in all_s])
     print(f"memory of the API process: {before / 2**20:.0f} MB before, {after / 2**20:.0f} MB after")
     for error, count in collections.Counter(seen.errors).most_common(10):
         print(f"{count} x {error}", file=sys.stderr)

@@ -91,8 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             job_ms = 1000.0 * _empty_jobs(folder / "empty", two.inner)
             batch = _batch(folder / "two", specs, blobs, two)
             large = _large(folder, two)
+        read = float(np.mean([sum(len(blobs.get(sha256)) for sha256 in spec.objects) for spec in specs[:3]]))
     ok = _show_measured(alone, batch, unit_ms, job_ms)
-    _show_simulated(alone, large, unit_ms, job_ms, blobs, specs)
+    _show_simulated(alone, large, unit_ms, job_ms, read)
     return 0 if ok else 1
 
 
@@ -245,10 +246,7 @@ def _show_measured(alone: Run, batch: Run, unit_ms: float, job_ms: float) -> boo
     return efficiency >= EFFICIENCY_TARGET and job_ms < OVERHEAD_TARGET_MS
 
 
-def _show_simulated(
-    alone: Run, large: Large, unit_ms: float, job_ms: float, blobs: FileBlobs, specs: list[JobSpec]
-) -> None:
-    read = float(np.mean([sum(len(blobs.get(sha256)) for sha256 in spec.objects) for spec in specs[:3]]))
+def _show_simulated(alone: Run, large: Large, unit_ms: float, job_ms: float, read: float) -> None:
     unit_s, job_s = unit_ms / 1000.0, max(job_ms - unit_ms, 0.0) / 1000.0
     rates = Rates(job_s, unit_s, NODE_WORKERS, NETWORK_BYTES_S, STORE_BYTES_S)
     small = Work(alone.work_s / alone.jobs, 0, 0.0, 0.0, 0.0, 0.0, read, 0.0, 2.0e6)

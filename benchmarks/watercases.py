@@ -26,6 +26,8 @@ PRESCRIPTION_GY: Final = 60.0
 FRACTIONS: Final = 30
 HALF_TARGET_MM: Final = 15.0
 LAYER_MM: Final = 6.0
+SHORTEST_MM: Final = 42.0
+"""Range of the lowest energy that the machine has."""
 SPOT_MM: Final = 6.0
 HALF_FIELD_MM: Final = 24.0
 STEP_MM: Final = 4.0
@@ -96,7 +98,8 @@ def _write(case: Case, folder: Path, patient_id: str) -> None:
 
 def _energies(depth_mm: float) -> npt.NDArray[np.float64]:
     """Energies whose ranges cover the target: R = 0.022 E^1.77 mm (Bortfeld & Schlegel, PMB 41 (1996) 1331)."""
-    ranges_mm = depth_mm + np.arange(-HALF_TARGET_MM, HALF_TARGET_MM + 1.0, LAYER_MM)
+    wanted_mm = depth_mm + np.arange(-HALF_TARGET_MM, HALF_TARGET_MM + 1.0, LAYER_MM)
+    ranges_mm = np.unique(np.maximum(wanted_mm, SHORTEST_MM))
     return np.asarray(np.round((ranges_mm / 0.022) ** (1.0 / 1.77), 1))
 
 

@@ -104,10 +104,12 @@ class CpuBackend:
         return np.zeros(shape, dtype=np.float32)
 
     def together(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
-        """As `Backend.together`: each task in a thread of its own.
+        """As `Backend.together`: each task in a thread of its own, unless there is but one thread.
 
         Where the tasks alone keep all threads busy, none shares its kernels' work out: no waiting for each other.
         """
+        if self.threads == 1:
+            return [task() for task in tasks]
 
         def run(task: Callable[[], Result]) -> Result:
             self._local.alone = len(tasks) % self.threads == 0
@@ -309,7 +311,7 @@ class CpuBackend:
         if not kept or len(kept["bins"]) < n:
             kept["bins"] = np.zeros((n, N_BINS, n_v, n_u), dtype=np.float32)
             kept["used"] = np.zeros((n, N_BINS, n_v), dtype=np.bool_)
-        return kept["bins"][:n], kept["used"][:n]
+        return kept["bins"], kept["used"]
 
     def _row_blocks(self, n: int, tasks: int) -> list[np.ndarray]:
         blocks = max(1, -(-self.threads * TASKS_PER_THREAD // tasks))

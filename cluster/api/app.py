@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
@@ -16,8 +17,23 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 import doseeng
-from cluster.api import artifacts, audit, batches, courses, dicomweb, events, jobs, objects, system, users, worklist
+from cluster.api import (
+    artifacts,
+    audit,
+    batches,
+    courses,
+    destinations,
+    dicomweb,
+    events,
+    jobs,
+    objects,
+    system,
+    users,
+    worklist,
+)
 from cluster.api.edge import Edge
+from cluster.api.intake import Take
+from cluster.api.intake import take as take_here
 from cluster.api.problems import Fault, Problem, add_handlers
 from cluster.api.security import api_state
 from cluster.api.system import ReadinessCache
@@ -47,8 +63,9 @@ TAGS: Final = [
 ]
 
 
-def create_app(services: Services) -> FastAPI:
-    """The ASGI application on open services, which it closes when it shuts down."""
+def create_app(services: Services, take: Take | None = None) -> FastAPI:
+    """The ASGI application on open services, which it closes when it shuts down. take: takes uploads in; without it
+    that is done in threads of this process."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -69,7 +86,7 @@ def create_app(services: Services) -> FastAPI:
         generate_unique_id_function=_operation_id,
         redirect_slashes=False,
     )
-    app.state.doseeng = api_state(services)
+    app.state.doseeng = api_state(services, take or partial(take_here, services.library))
     app.state.readiness = ReadinessCache(services)
     add_handlers(app)
     app.include_router(_api())
@@ -81,7 +98,7 @@ def create_app(services: Services) -> FastAPI:
 
 def _api() -> APIRouter:
     api = APIRouter(prefix=PREFIX)
-    for module in (users, objects, dicomweb, jobs, events, artifacts, batches, courses, worklist, audit):
+    for module in (users, objects, dicomweb, jobs, events, artifacts, batches, courses, worklist, destinations, audit):
         api.include_router(module.router)
     return api
 

@@ -53,8 +53,8 @@ class ArchiveRefused(DoseengError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """number: from 1, in the order of the archive. path: where it lies until the next one is asked for, None when it
-    was refused for `reason`."""
+    """number: from 1, in the order of the archive. path: where it lies, for the caller to remove; None when it was
+    refused for `reason`."""
 
     number: int
     path: Path | None
@@ -69,7 +69,7 @@ def is_zip(path: Path) -> bool:
 
 
 def entries(archive: Path, folder: Path, most_bytes: int) -> Iterator[Entry]:
-    """The files in an archive, each unpacked into `folder` in its turn. most_bytes: of all of them together.
+    """The files in an archive, each unpacked into `folder` when it is asked for. most_bytes: of all of them together.
 
     ArchiveRefused before anything is unpacked for an archive that is no good as a whole.
     """
@@ -81,15 +81,16 @@ def entries(archive: Path, folder: Path, most_bytes: int) -> Iterator[Entry]:
             raise ArchiveRefused("the archive's directory cannot be read; make it again") from error
         infos = opened.infolist()
         _check_sizes(infos, archive.stat().st_size, most_bytes)
-        unpacked = folder / "entry"
         for number, info in enumerate(infos, start=1):
             if info.is_dir():
                 continue
+            unpacked = folder / f"entry-{number}"
             reason = _refusal(info) or _unpack(opened, info, unpacked)
             if not reason and is_zip(unpacked):
                 reason = "is an archive in an archive; send it by itself"
+            if reason:
+                unpacked.unlink(missing_ok=True)
             yield Entry(number, None if reason else unpacked, reason)
-            unpacked.unlink(missing_ok=True)
 
 
 def _check_directory(file: IO[bytes]) -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
+from pathlib import Path as FilePath
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from cluster.api.intake import Upload
 from cluster.api.models import Uid
 from cluster.api.objects import note_received
 from cluster.api.problems import Responses, documented
 from cluster.api.security import Caller, Uploader
 from cluster.api.uploads import UPLOADS, Part, media_type_of, receiving, spooled
-from cluster.library.header import read_object_header
-from doseeng.errors import DicomError
+from cluster.library.entries import Received
+from cluster.library.intake import Refused
 
 DICOM: Final = "application/dicom"
 MEDIA_TYPE: Final = "application/dicom+json"
@@ -44,16 +45,6 @@ _ANSWERS: Final[Responses] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """Of one part. failure: 0 when it was stored; uids are "" when it could not be read."""
-
-    sop_class_uid: str = ""
-    sop_uid: str = ""
-    series_uid: str = ""
-    failure: int = 0
-
-
 @router.post(
     "/studies", response_class=JSONResponse, openapi_extra=_BODY, responses=_ANSWERS | documented(401, 403, 415, 507)
 )
@@ -79,56 +70,45 @@ async def _store(request: Request, caller: Caller, study_uid: str) -> JSONRespon
     kind, options = media_type_of(request)
     if kind != "multipart/related" or options.get("type", DICOM).lower() != DICOM:
         raise HTTPException(415, f'the Content-Type must be multipart/related; type="{DICOM}"')
-    async with spooled(request, caller.services.config.data / UPLOADS) as (_, parts):
+    async with spooled(request, caller.services.config.data / UPLOADS) as (folder, parts):
         if not parts:
             raise HTTPException(400, "the body has no parts; send one object of DICOM part 10 in each")
-        return await receiving(partial(_receive, caller, parts, study_uid))
+        return await receiving(partial(_receive, caller, parts, folder, study_uid))
 
 
-def _receive(caller: Caller, parts: list[Part], study_uid: str) -> JSONResponse:
-    outcomes = [_receive_part(caller, part, study_uid) for part in parts]
-    stored = [outcome for outcome in outcomes if not outcome.failure]
-    note_received(caller, [outcome.series_uid for outcome in stored], len(outcomes) - len(stored))
-    status = 200 if len(stored) == len(outcomes) else 202 if stored else 409
-    return JSONResponse(_response_dataset(outcomes), status, media_type=MEDIA_TYPE)
+def _receive(caller: Caller, parts: list[Part], folder: FilePath, study_uid: str) -> JSONResponse:
+    files = tuple((n, part.path) for n, part in enumerate(parts, start=1) if part.media_type in ("", DICOM))
+    taken = caller.state.take(Upload(caller.site, files, folder, study_uid=study_uid))
+    refused = [one.outcome for one in taken if isinstance(one.outcome, Refused)]
+    refused += [Refused("is of another media type")] * (len(parts) - len(files))
+    stored = [one.outcome for one in taken if isinstance(one.outcome, Received)]
+    note_received(caller, [one.series_uid for one in stored], len(refused))
+    status = 200 if not refused else 202 if stored else 409
+    return JSONResponse(_response_dataset(stored, refused), status, media_type=MEDIA_TYPE)
 
 
-def _receive_part(caller: Caller, part: Part, study_uid: str) -> _Outcome:
-    if part.media_type not in ("", DICOM):
-        return _Outcome(failure=CANNOT_UNDERSTAND)
-    try:
-        header = read_object_header(part.path)
-    except DicomError:
-        return _Outcome(failure=CANNOT_UNDERSTAND)
-    uids = (header.sop_class_uid, header.sop_uid, header.series_uid)
-    if study_uid not in ("", header.study_uid):
-        return _Outcome(*uids, MISMATCH)
-    try:
-        caller.services.library.receive(caller.site, part.path)
-    except DicomError:
-        return _Outcome(*uids, PROCESSING_FAILURE)
-    return _Outcome(*uids)
-
-
-def _response_dataset(outcomes: list[_Outcome]) -> dict[str, Any]:
+def _response_dataset(stored: list[Received], refused: list[Refused]) -> dict[str, Any]:
     """The Store Instances Response Module, PS3.18 table I.1-1, in the DICOM JSON model.
 
     Retrieve URL is there without a value: objects cannot be fetched here (type 2).
     """
-    stored = [_reference(o) for o in outcomes if not o.failure]
-    failed = [_reference(o) | _reason(o) for o in outcomes if o.failure and o.sop_uid]
-    others = [_reason(o) for o in outcomes if o.failure and not o.sop_uid]
-    sequences = {"00081198": failed, "00081199": stored, "0008119A": others}
+    failed = [_reference(one) | _reason(one) for one in refused if one.sop_uid]
+    others = [_reason(one) for one in refused if not one.sop_uid]
+    sequences = {"00081198": failed, "00081199": [_reference(one) for one in stored], "0008119A": others}
     dataset: dict[str, Any] = {"00081190": {"vr": "UR"}}
     return dataset | {tag: {"vr": "SQ", "Value": items} for tag, items in sequences.items() if items}
 
 
-def _reference(outcome: _Outcome) -> dict[str, Any]:
+def _reference(one: Received | Refused) -> dict[str, Any]:
     return {
-        "00081150": {"vr": "UI", "Value": [outcome.sop_class_uid]},
-        "00081155": {"vr": "UI", "Value": [outcome.sop_uid]},
+        "00081150": {"vr": "UI", "Value": [one.sop_class_uid]},
+        "00081155": {"vr": "UI", "Value": [one.sop_uid]},
     }
 
 
-def _reason(outcome: _Outcome) -> dict[str, Any]:
-    return {"00081197": {"vr": "US", "Value": [outcome.failure]}}
+def _reason(one: Refused) -> dict[str, Any]:
+    if not one.sop_uid:
+        code = CANNOT_UNDERSTAND
+    else:
+        code = MISMATCH if one.is_of_other_study else PROCESSING_FAILURE
+    return {"00081197": {"vr": "US", "Value": [code]}}

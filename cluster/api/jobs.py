@@ -24,6 +24,7 @@ from cluster.api.models import (
 )
 from cluster.api.problems import Responses, absent, documented
 from cluster.api.security import Caller, Reader, Submitter
+from cluster.database.connection import DatabaseUnavailable
 from cluster.jobs.model import Job, JobKind, JobSpec, JobState, Priority
 from cluster.security.access import Permission
 from cluster.security.audit import Action
@@ -106,9 +107,9 @@ def search(caller: Reader, wanted: Annotated[JobSearch, Query()]) -> JobsOut:
             limit=wanted.limit + 1,
             before=wanted.before or "",
         )
+    except DatabaseUnavailable:
+        raise
     except JobError as error:
-        if error.__cause__ is not None:
-            raise
         raise HTTPException(422, str(error)) from error
     page = jobs[: wanted.limit]
     about = wanted.patient_key or wanted.plan_uid or wanted.batch

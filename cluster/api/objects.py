@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.exceptions import HTTPException
 
-from cluster.api.archives import ArchiveRefused, entries, is_zip
+from cluster.api.archives import ArchiveRefused
+from cluster.api.intake import Upload
 from cluster.api.models import Out, Paged, ShortText, Uid
 from cluster.api.problems import documented
 from cluster.api.security import Caller, Reader, Uploader
-from cluster.api.uploads import UPLOADS, Part, media_type_of, receiving, spooled
+from cluster.api.uploads import UPLOADS, media_type_of, receiving, spooled
+from cluster.library.entries import Received
+from cluster.library.intake import BY_HTTP
 from cluster.security.audit import Action
 from doseeng.errors import DicomError
 
@@ -85,7 +86,7 @@ class SeriesOut(Out):
     manufacturer: str
     acquired: str = Field(description='Local time of the scanner as ISO 8601 without zone; "" when it says none.')
     frame_of_reference_uid: str
-    calling_ae: str = Field(description='AE title of who sent it; "" when it came by HTTP.')
+    calling_ae: str = Field(description=f'AE title of who sent it, "{BY_HTTP}", or "" when it was fetched.')
     instances: int
     first_received: datetime
     last_received: datetime
@@ -143,7 +144,9 @@ async def upload(request: Request, caller: Uploader) -> UploadOut:
     if kind not in TAKEN:
         raise HTTPException(415, f"the Content-Type is none of {', '.join(TAKEN)}")
     async with spooled(request, caller.services.config.data / UPLOADS) as (folder, parts):
-        return await receiving(partial(_receive, caller, parts, folder))
+        numbered = tuple(enumerate((part.path for part in parts), start=1))
+        most = UNPACKED_FACTOR * caller.services.config.api.upload_mb * 2**20
+        return await receiving(partial(_receive, caller, Upload(caller.site, numbered, folder, most)))
 
 
 @router.get("/patients", responses=documented(401, 403))
@@ -175,21 +178,18 @@ def _page(found: list[Entry], wanted: Paged) -> list[Entry]:
     return found[wanted.offset : wanted.offset + wanted.limit]
 
 
-def _receive(caller: Caller, parts: list[Part], folder: Path) -> UploadOut:
+def _receive(caller: Caller, upload: Upload) -> UploadOut:
+    try:
+        taken = caller.state.take(upload)
+    except ArchiveRefused as error:
+        raise HTTPException(413, str(error)) from error
     result = UploadOut(accepted=[], refused=[])
-    for number, part in enumerate(parts, start=1):
-        for entry, path, reason in _files(caller, part.path, folder):
-            if path is None:
-                result.refused.append(RefusedOut(part=number, entry=entry, reason=reason))
-                continue
-            try:
-                received = caller.services.library.receive(caller.site, path)
-            except DicomError as error:
-                result.refused.append(RefusedOut(part=number, entry=entry, reason=str(error)))
-                continue
-            result.accepted.append(AcceptedOut.model_validate({"part": number, "entry": entry, **asdict(received)}))
-        # Its objects are kept elsewhere: long uploads need no more than once their size here.
-        part.path.unlink()
+    for one in taken:
+        place = {"part": one.part, "entry": one.entry}
+        if isinstance(one.outcome, Received):
+            result.accepted.append(AcceptedOut.model_validate(place | asdict(one.outcome)))
+        else:
+            result.refused.append(RefusedOut(**place, reason=one.outcome.reason))
     note_received(caller, [entry.series_uid for entry in result.accepted], len(result.refused))
     if not result.accepted:
         reasons = [f"part {r.part}, entry {r.entry}: {r.reason}" for r in result.refused[:_SHOWN_FAULTS]]
@@ -204,18 +204,3 @@ def note_received(caller: Caller, series: list[str], refused: int) -> None:
     details = {"objects": len(series), "refused": refused, "series": different[:_NOTED_SERIES]}
     outcome = "success" if series else "refused"
     caller.noted(Action.OBJECT_RECEIVE, "upload", different[0] if different else "", outcome, **details)
-
-
-def _files(caller: Caller, path: Path, folder: Path) -> Iterator[tuple[int, Path | None, str]]:
-    """Number, place and reason of refusal of every file in a part: itself, or the entries of an archive."""
-    if not is_zip(path):
-        yield 0, path, ""
-        return
-    most = UNPACKED_FACTOR * caller.services.config.api.upload_mb * 2**20
-    try:
-        for entry in entries(path, folder, most):
-            yield entry.number, entry.path, entry.reason
-    except ArchiveRefused as error:
-        if error.is_too_large:
-            raise HTTPException(413, str(error)) from error
-        yield 0, None, str(error)

@@ -14,8 +14,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
 
+from cluster.database.connection import DatabaseUnavailable
 from cluster.storage.blobs import StorageUnavailable
 from doseeng.errors import AccessError, DoseengError, JobError, PeerError
 
@@ -103,7 +105,7 @@ def absent(*kinds: type[DoseengError]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        if isinstance(error, StorageUnavailable) or isinstance(error.__cause__, DBAPIError):
+        if isinstance(error, StorageUnavailable | DatabaseUnavailable):
             raise
         raise HTTPException(404, str(error)) from error
 
@@ -114,6 +116,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(DoseengError, _on_purpose)
     app.add_exception_handler(DBAPIError, _database)
+    app.add_exception_handler(NoConnectionFree, _database)
     app.add_exception_handler(OSError, _system)
 
 
@@ -136,7 +139,7 @@ async def _validation(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_purpose(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error.__cause__, DBAPIError):
+    if isinstance(error, DatabaseUnavailable):
         return await _database(request, error)
     status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), _UNPROCESSABLE)
     return answer(request, status, str(error), error=type(error).__name__)

@@ -5,14 +5,18 @@ There are no cookies, so that no other page can ask in a user's name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Final
 
+from anyio import to_thread
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
+from cluster.api.intake import Take
+from cluster.api.known import KnownTokens
 from cluster.api.limits import Limiter, Streams
 from cluster.security.access import Permission, Principal
 from cluster.security.audit import Action
@@ -28,16 +32,19 @@ _CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ApiState:
-    """What all requests share. requests: per user, or per address where there is none; logins: per address."""
+    """What all requests share. take: takes uploads in. known: tokens that were good a moment ago. requests: per user,
+    or per address where there is none; logins: per address."""
 
     services: Services
+    take: Take
+    known: KnownTokens
     requests: Limiter
     logins: Limiter
     streams: Streams
     verify_oidc: Callable[[str], str] | None
 
 
-def api_state(services: Services) -> ApiState:
+def api_state(services: Services, take: Take) -> ApiState:
     """As the configuration says."""
     api, oidc = services.config.api, services.config.oidc
     verify = None
@@ -45,9 +52,8 @@ def api_state(services: Services) -> ApiState:
         from cluster.security.oidc import OidcVerifier
 
         verify = OidcVerifier(oidc).subject
-    return ApiState(
-        services, Limiter(api.requests_per_minute), Limiter(api.logins_per_minute), Streams(STREAMS), verify
-    )
+    limits = (Limiter(api.requests_per_minute), Limiter(api.logins_per_minute), Streams(STREAMS))
+    return ApiState(services, take, KnownTokens(), *limits, verify)
 
 
 async def state_of(request: Request) -> ApiState:
@@ -109,14 +115,17 @@ def address_of(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-def authenticated(request: Request, state: State, credentials: Credentials) -> Caller:
+async def authenticated(request: Request, state: State, credentials: Credentials) -> Caller:
     """The caller. HTTPException 401 without a good token, 429 for too many requests."""
     origin = address_of(request)
     if credentials is None:
         state.requests.take(f"address {origin}")
         raise HTTPException(401, "this takes a bearer token; log in or ask your admin for one", _CHALLENGE)
     try:
-        principal = _principal(state, credentials.credentials)
+        token = credentials.credentials
+        principal = state.known.get(token)
+        if principal is None:
+            principal = await to_thread.run_sync(state.known.look_up, token, partial(_principal, state))
     except AccessError as error:
         state.requests.take(f"address {origin}")
         raise HTTPException(401, str(error), _CHALLENGE) from error
@@ -131,16 +140,17 @@ def _principal(state: ApiState, token: str) -> Principal:
     return users.by_token(token)
 
 
-def may(permission: Permission) -> Callable[..., Caller]:
+def may(permission: Permission) -> Callable[..., Awaitable[Caller]]:
     """A dependency: the caller, who has that permission. AccessError (403), noted, for one who has not."""
 
-    def allowed(request: Request, state: State, credentials: Credentials) -> Caller:
-        caller = authenticated(request, state, credentials)
+    async def allowed(request: Request, state: State, credentials: Credentials) -> Caller:
+        caller = await authenticated(request, state, credentials)
         try:
             caller.principal.require(permission)
         except AccessError:
             route = getattr(request.scope.get("route"), "path", "")
-            caller.noted(Action.ACCESS_DENIED, "endpoint", f"{request.method} {route}", outcome="denied")
+            what = f"{request.method} {route}"
+            await to_thread.run_sync(caller.noted, Action.ACCESS_DENIED, "endpoint", what, "denied")
             raise
         return caller
 

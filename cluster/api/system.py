@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
+from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
@@ -84,12 +85,12 @@ def ready(request: Request, state: State) -> ReadyOut | Response:
     response_class=Response,
     responses=_TEXT | documented(401),
 )
-def metrics(request: Request, state: State, credentials: Credentials) -> Response:
+async def metrics(request: Request, state: State, credentials: Credentials) -> Response:
     """Figures of the service: of all sites for who asks from this machine without a token, else of the caller's own."""
     if credentials is None and address_of(request) in OWN_ADDRESSES:
-        return Response(render_metrics(state.services), media_type=CONTENT_TYPE)
-    caller = authenticated(request, state, credentials)
+        return Response(await to_thread.run_sync(render_metrics, state.services), media_type=CONTENT_TYPE)
+    caller = await authenticated(request, state, credentials)
     own = f'site="{caller.site}"'.encode()
-    lines = render_metrics(state.services).splitlines(keepends=True)
+    lines = (await to_thread.run_sync(render_metrics, state.services)).splitlines(keepends=True)
     kept = [line for line in lines if b'site="' not in line or own in line]
     return Response(b"".join(kept), media_type=CONTENT_TYPE)

@@ -165,6 +165,7 @@ def change_password(body: PasswordChange, caller: AnyCaller) -> None:
     with _unprocessable():
         users.login(caller.site, name, body.old_password.get_secret_value())
         users.set_password(caller.site, name, body.new_password.get_secret_value())
+    caller.state.known.forget()
     caller.noted(Action.USER_CHANGE, "user", name, changed=["password"])
 
 
@@ -200,6 +201,7 @@ def change_user(name: UserName, body: UserChange, caller: Manager) -> UserOut:
             users.set_role(site, name, Role(body.role))
         if body.disabled is not None:
             (users.disable if body.disabled else users.enable)(site, name)
+    caller.state.known.forget()
     changed = sorted(body.model_dump(exclude_none=True))
     caller.noted(Action.USER_DISABLE if body.disabled else Action.USER_CHANGE, "user", name, changed=changed)
     return _user_out(_user(caller, name))
@@ -233,6 +235,7 @@ def revoke_token(token_id: TokenId, caller: AnyCaller) -> None:
     if found is None or not _is_theirs(caller, found.user):
         raise HTTPException(404, "there is no token of that id; list them")
     users.revoke_token(caller.site, token_id)
+    caller.state.known.forget()
     caller.noted(Action.TOKEN_REVOKE, "token", token_id, user=found.user)
 
 

@@ -28,7 +28,9 @@ Result = TypeVar("Result")
 BUSY_TIMEOUT_S: Final = 30
 """How long a writer waits for another on SQLite."""
 PATIENCE_S: Final = 60.0
-"""How long `retrying` goes on while the database cannot be reached: a restart takes seconds."""
+"""For what works by itself: a restart takes seconds."""
+CONNECT_S: Final = 4
+"""For one attempt to connect to PostgreSQL: a machine that is gone does not even refuse."""
 FIRST_WAIT_S: Final = 0.05
 LONGEST_WAIT_S: Final = 2.0
 
@@ -39,10 +41,12 @@ class DatabaseUnavailable(JobError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Database:
-    """engine: of SQLAlchemy, safe to share between threads. url: without password, for messages."""
+    """engine: of SQLAlchemy, safe to share between threads. url: without password, for messages. patience_s: how long
+    `retrying` goes on while it cannot be reached."""
 
     engine: Engine
     url: str
+    patience_s: float = PATIENCE_S
 
     @property
     def is_sqlite(self) -> bool:
@@ -61,9 +65,7 @@ class Database:
         with Session(self.engine.execution_options(reads=True), expire_on_commit=False) as session:
             yield session
 
-    def retrying(
-        self, work: Callable[[Session], Result], patience_s: float = PATIENCE_S, reads: bool = False
-    ) -> Result:
+    def retrying(self, work: Callable[[Session], Result], reads: bool = False) -> Result:
         """`work` in a transaction of its own, again and again while the database cannot be reached or is busy.
 
         reads: `work` only reads, and need not wait for who writes.
@@ -72,7 +74,7 @@ class Database:
         connection left open is rolled back. Except when the connection is lost during the commit itself: then nobody
         knows, so that `work` must also recognise what it has done already. DatabaseUnavailable when patience ends.
         """
-        end = time.monotonic() + patience_s
+        end = time.monotonic() + self.patience_s
         wait_s = FIRST_WAIT_S
         while True:
             try:
@@ -83,7 +85,7 @@ class Database:
                     raise
                 if time.monotonic() + wait_s > end:
                     raise DatabaseUnavailable(
-                        f"the database {self.url} has not answered for {patience_s:.0f} s "
+                        f"the database {self.url} has not answered for {self.patience_s:.0f} s "
                         f"({type(error.orig).__name__}); start it, what was queued is kept"
                     ) from error
             time.sleep(wait_s * random.uniform(0.5, 1.0))
@@ -118,7 +120,8 @@ def connect(url: str) -> Database:
             event.listen(engine, "connect", _sqlite_connected)
             event.listen(engine, "begin", _sqlite_begins)
         else:
-            engine = create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+            waits = {} if "connect_timeout" in parsed.query else {"connect_timeout": CONNECT_S}
+            engine = create_engine(parsed, connect_args=waits, pool_pre_ping=True, pool_size=10, max_overflow=20)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigError(
             f"database url '{url.split('@')[-1]}' cannot be used ({error}); expected sqlite:///FILE or "

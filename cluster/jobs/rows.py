@@ -37,10 +37,11 @@ def locked(session: Session, job_id: str) -> JobRow:
 
 def artifacts_of(session: Session, ids: Sequence[str]) -> dict[str, tuple[Artifact, ...]]:
     """Artifacts of jobs by job, in the order of their names."""
-    rows = session.scalars(select(ArtifactRow).where(ArtifactRow.job_id.in_(ids)).order_by(ArtifactRow.name))
+    columns = (ArtifactRow.job_id, ArtifactRow.name, ArtifactRow.media_type, ArtifactRow.sha256, ArtifactRow.size)
+    rows = session.execute(select(*columns).where(ArtifactRow.job_id.in_(ids)).order_by(ArtifactRow.name))
     found: dict[str, list[Artifact]] = {job_id: [] for job_id in ids}
-    for row in rows:
-        found[row.job_id].append(Artifact(row.name, row.media_type, row.sha256, row.size))
+    for job_id, name, media_type, sha256, size in rows:
+        found[job_id].append(Artifact(name, media_type, sha256, size))
     return {job_id: tuple(artifacts) for job_id, artifacts in found.items()}
 
 

@@ -9,17 +9,11 @@ Every question names its site, and no answer holds anything of another one.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Select, func, select
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 
 from cluster.database.connection import Database
 from cluster.database.tables import InstanceRow
@@ -34,12 +28,12 @@ from cluster.library.entries import (
     SeriesEntry,
     is_own_result,
 )
-from cluster.library.header import Header, read_object_header
-from cluster.storage.blobs import BlobStore, digest_of
+from cluster.library.intake import Intake, OnReceived, Refused, as_files, nothing_more
+from cluster.storage.blobs import BlobStore
 from doseeng.dicom.files import read_header
 from doseeng.dicom.inventory import PLAN_CLASSES, case_key
 from doseeng.dicom.tags import text
-from doseeng.errors import DicomError, JobError
+from doseeng.errors import DicomError
 
 
 class Library:
@@ -59,20 +53,16 @@ class Library:
         DicomError for what is not DICOM, damaged or without its UIDs, and for other bytes under a SOP Instance UID that
         is taken: the first ones stay. JobError when it cannot be stored.
         """
-        with _as_file(data) as path:
-            header = read_object_header(path)
-        sha256, _ = digest_of(data)
-        with self._database.reading() as session:
-            _require_same(session.get(InstanceRow, (site, header.sop_uid)), sha256)
-        # The bytes come first: an index entry never points to what is not there.
-        size = self._blobs_of(site).put(data).size
-        row = dict(asdict(header), site=site, calling_ae=calling_ae, sha256=sha256, size=size)
-        try:
-            is_new = self._database.retrying(lambda session: _insert(session, row))
-        except IntegrityError:
-            # Another connection put the same object in meanwhile; now it is found.
-            is_new = self._database.retrying(lambda session: _insert(session, row))
-        return _received(header, sha256, is_new)
+        (outcome,) = self.intake(site, calling_ae=calling_ae).take([data])
+        if isinstance(outcome, Refused):
+            raise DicomError(outcome.reason)
+        return outcome
+
+    def intake(
+        self, site: str, *, calling_ae: str = "", study_uid: str = "", on_received: OnReceived = nothing_more
+    ) -> Intake:
+        """For many objects: one transaction for all that are given to it at once."""
+        return Intake(self._database, self._blobs_of(site), site, calling_ae, study_uid, on_received)
 
     def instances(
         self, site: str, *, study_uid: str = "", series_uid: str = "", patient_key: str = ""
@@ -131,7 +121,7 @@ class Library:
         with self._database.reading() as session:
             rows = case_rows(session, site, plan_uid, blobs)
         plan = rows[0]
-        with _as_file(blobs.get(plan.sha256)) as path:
+        with as_files([blobs.get(plan.sha256)]) as (path,):
             key = case_key(text(read_header(path), "PatientID"), plan.sop_uid)
         return CaseObjects(plan.sop_uid, plan.patient_key, key, _digests(rows))
 
@@ -152,38 +142,6 @@ class Library:
         if row is None:
             raise DicomError(f"object {sop_uid[:64]} is not in the library of site '{site}'; send it first")
         return self._blobs_of(site).get(row.sha256)
-
-
-def _require_same(row: InstanceRow | None, sha256: str) -> None:
-    if row is not None and row.sha256 != sha256:
-        raise DicomError(
-            f"object {row.sop_uid} was received before with other content (SHA-256 {row.sha256[:12]}..., now "
-            f"{sha256[:12]}...); the first one stays: an object that was changed needs a SOP Instance UID of its own"
-        )
-
-
-def _insert(session: Session, row: dict[str, object]) -> bool:
-    """Whether the object was not there yet."""
-    found = session.get(InstanceRow, (row["site"], row["sop_uid"]))
-    _require_same(found, str(row["sha256"]))
-    if found is None:
-        lists = {name: list(row[name]) for name in ("plan_uids", "references")}  # type: ignore[call-overload]
-        session.add(InstanceRow(**{**row, **lists}, received_at=datetime.now(UTC)))
-        session.flush()
-    return found is None
-
-
-def _received(header: Header, sha256: str, is_new: bool) -> Received:
-    return Received(
-        header.sop_uid,
-        header.sop_class_uid,
-        header.series_uid,
-        header.study_uid,
-        header.patient_key,
-        header.modality,
-        sha256,
-        is_new,
-    )
 
 
 def _instance_entry(row: InstanceRow) -> InstanceEntry:
@@ -228,21 +186,3 @@ def _series_query() -> Select[Any]:
 
 def _digests(rows: list[InstanceRow]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(row.sha256 for row in rows))
-
-
-@contextmanager
-def _as_file(data: bytes | Path) -> Iterator[Path]:
-    """A file with a name of ours: names that people give files may tell who the patient is."""
-    with tempfile.TemporaryDirectory(prefix="doseeng-") as folder:
-        path = Path(folder) / "object.dcm"
-        try:
-            if isinstance(data, Path):
-                path.symlink_to(data.absolute())
-            else:
-                path.write_bytes(data)
-        except OSError as error:
-            raise JobError(
-                f"a temporary file cannot be written ({error.strerror}); check space and permissions of the "
-                "temporary folder"
-            ) from error
-        yield path

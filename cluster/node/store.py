@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from cluster.node.callers import Caller
-from cluster.node.watcher import note_received
+from cluster.node.notes import note_received
 from doseeng.dicom.files import PARSE_ERRORS
 from doseeng.dicom.tags import text
 from doseeng.errors import DicomError, DoseengError

@@ -10,18 +10,17 @@ import logging
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from cluster.database.connection import Database
 from cluster.database.tables import CourseRow, InstanceRow, SeriesRow
 from cluster.jobs.model import Job, Priority
 from cluster.library.closure import LOCALIZER
 from cluster.library.entries import CourseEntry, Received, SeriesEntry
 from cluster.node.network import IMAGE_CLASSES
+from cluster.node.notes import SeriesState, note_received
 from cluster.node.rules import SeriesFacts, fitting
 from cluster.security.audit import Action
 from cluster.service.config import Rule, Site
@@ -43,50 +42,6 @@ SAME_DAY: Final = timedelta(hours=24)
 """A patient who is put under treatment later than this after an image is not judged on it."""
 
 _log = logging.getLogger(__name__)
-
-
-class SeriesState(StrEnum):
-    """What became of a received series (`SeriesRow.state`). All but `STARTED` have the reason as note."""
-
-    WAITING = "waiting"
-    STARTED = "started"
-    NO_RULE = "no-rule"
-    TOO_FEW = "too-few-images"
-    NOT_TREATED = "not-under-treatment"
-    PLANNING_IMAGE = "planning-image"
-    OWN_RESULT = "own-result"
-    REFUSED = "refused"
-
-
-def note_received(database: Database, site: str, received: Received, now: datetime) -> None:
-    """Take note of an image that was received, so that its series is looked at; nothing for other objects.
-
-    An image that was there already changes nothing once its series has been looked at.
-    """
-    if received.sop_class_uid in IMAGE_CLASSES:
-        database.retrying(lambda session: _note(session, site, received, now))
-
-
-def _note(session: Session, site: str, received: Received, now: datetime) -> None:
-    row = session.get(SeriesRow, (site, received.series_uid), with_for_update=True)
-    count = _count(session, site, received.series_uid)
-    if row is None:
-        row = SeriesRow(site=site, series_uid=received.series_uid, patient_key=received.patient_key, instances=0)
-        row.state, row.note, row.job_id, row.rule = SeriesState.WAITING, "", "", ""
-        row.last_received = now
-        session.add(row)
-    elif row.state == SeriesState.WAITING or count > row.instances:
-        row.last_received = now
-        if row.state == SeriesState.STARTED:
-            row.note = f"more images came after a job had started with {row.instances}"
-        row.state = SeriesState.WAITING
-    if row.state == SeriesState.WAITING:
-        row.instances = count
-
-
-def _count(session: Session, site: str, series_uid: str) -> int:
-    query = select(func.count()).where(InstanceRow.site == site, InstanceRow.series_uid == series_uid)
-    return session.scalar(query) or 0
 
 
 class SeriesWatcher:
@@ -111,7 +66,7 @@ class SeriesWatcher:
 
     def catch_up(self) -> int:
         """Take note of series whose images were kept while the note was not: a node that was killed between the two,
-        and whose sender did not come again. How many there were."""
+        and whose sender did not come again. How many there were. What came by HTTP is noted as it is indexed."""
         counted = (
             select(InstanceRow.site, InstanceRow.series_uid, func.count().label("instances"))
             .where(InstanceRow.sop_class_uid.in_(IMAGE_CLASSES), InstanceRow.calling_ae != "")
@@ -267,7 +222,7 @@ class SeriesWatcher:
         return next((entry for entry in entries if entry.role != LOCALIZER), None)
 
     def _treat_new_plans(self, site: Site) -> None:
-        """Put plans under treatment that were never, came by the node, and whose case is complete.
+        """Put plans under treatment that were never, were sent to us, and whose case is complete.
 
         A plan whose case is not is tried again when more of the patient has come.
         """

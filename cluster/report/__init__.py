@@ -1,8 +1,8 @@
 """The report a person reads: one HTML file that works offline, prints on A4 and holds all its numbers and pictures.
 
 `write_report` is the way in for plans, `fraction.write_fraction_report` for treatment days. view.py decides where to
-look, slices.py and pictures.py draw, plots.py lays out vector plots, text.py writes numbers, page.py and fraction.py
-fill the templates. Nothing is evaluated here: verdicts come from `robust` and from the workflow of the day.
+look, canvas.py, slices.py and pictures.py draw, plots.py lays out vector plots, text.py writes numbers, page.py and
+fraction.py fill the templates. Nothing is evaluated here: verdicts come from `robust` and from the workflow of the day.
 """
 
 from __future__ import annotations

@@ -7,12 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-from matplotlib import patheffects
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgba
 
 from cluster.adaptation.result import FractionReport
+from cluster.report.canvas import DASHED, DOTTED, Canvas, Levels
 from cluster.report.colors import StructureColor
 from cluster.report.pictures import Panel, Slice
 from cluster.report.slices import (
@@ -117,7 +114,7 @@ class _Studio:
 def make_fraction_pictures(
     report: FractionReport, case: Case, colors: dict[str, StructureColor], stack_size: int
 ) -> FractionPictures:
-    """Draw what a day has: about 0.1 s and 25 kB per picture; stack_size: axial planes at most."""
+    """Draw what a day has: about 25 ms and 25 kB per picture; stack_size: axial planes at most."""
     dose = report.planned_dose or report.dose
     goals = [g.goal for g in report.goals]
     view = view_of(case, dose.volume if dose else None, "planned dose", goals, stack_size)
@@ -194,14 +191,14 @@ def _match_panels(studio: _Studio, cut: _Cut) -> tuple[Panel, ...]:
 
     def both(planning_hu: Image) -> bytes:
         rgb = _both(planning_hu, studio.window, today.ct_hu, studio.day_window, seen)
-        return picture(bare, studio.window, lambda axes: _paint_edge(axes, bare, seen), rgb)
+        return picture(bare, studio.window, lambda canvas: _paint_edge(canvas, bare, seen), rgb)
 
-    def marks(axes: Axes) -> None:
-        _paint_dashed(axes, cut.planned)
-        _paint_edge(axes, bare, seen)
+    def marks(canvas: Canvas) -> None:
+        _paint_dashed(canvas, cut.planned)
+        _paint_edge(canvas, bare, seen)
 
     shown = number(100.0 * float(seen.mean()), 0)
-    planned = picture(bare, studio.window, lambda axes: _paint_dashed(axes, cut.planned))
+    planned = picture(bare, studio.window, lambda canvas: _paint_dashed(canvas, cut.planned))
     return (
         studio.panel(cut, "planning CT", "planning CT with the planned contours", planned),
         studio.panel(
@@ -236,15 +233,15 @@ def _dose_panels(studio: _Studio, cut: _Cut) -> tuple[Panel, ...]:
             known = change[np.isfinite(change)]
             least, most = float(known.min(initial=0.0)), float(known.max(initial=0.0))
             alt = f"today minus planned: {signed(least)} % to {signed(most)} % of the {studio.view.reference_name}"
-            webp = picture(scene, studio.window, lambda axes: _paint_change(axes, scene, change))
+            webp = picture(scene, studio.window, lambda canvas: _paint_change(canvas, scene, change))
             panels.append(studio.panel(cut, "today minus planned", alt, webp))
     return tuple(panels)
 
 
 def _washed(studio: _Studio, scene: Scene, percent: Image, planned: Scene) -> bytes:
-    def paint(axes: Axes) -> None:
-        paint_dose(axes, scene, percent)
-        _paint_dashed(axes, planned)
+    def paint(canvas: Canvas) -> None:
+        paint_dose(canvas, scene, percent)
+        _paint_dashed(canvas, planned)
 
     return picture(scene, studio.window, paint)
 
@@ -265,9 +262,9 @@ def _motion_panel(studio: _Studio, cut: _Cut, registration: DayRegistration) -> 
     length[~_in_body(studio, scene)] = np.nan
     seen = slice_values(registration.seen, scene.grid, 0.0)
 
-    def paint(axes: Axes) -> None:
-        _paint_motion(axes, scene, moved, length)
-        _paint_edge(axes, scene, seen)
+    def paint(canvas: Canvas) -> None:
+        _paint_motion(canvas, scene, moved, length)
+        _paint_edge(canvas, scene, seen)
 
     most = number(highest(length))
     webp = picture(scene, studio.day_window, paint)
@@ -299,57 +296,43 @@ def _light(hu: Image, window: Window) -> Image:
     return np.clip((hu - window.low_hu) / (window.high_hu - window.low_hu), 0.0, 1.0).astype(np.float32)
 
 
-def _paint_dashed(axes: Axes, scene: Scene) -> None:
+def _paint_dashed(canvas: Canvas, scene: Scene) -> None:
     """The outlines of another scene, dashed."""
-    for color, lines in scene.outlines:
-        axes.add_collection(LineCollection(lines, colors="black", linewidths=2.4, alpha=0.45))
-        axes.add_collection(LineCollection(lines, colors=color, linewidths=1.4, linestyles=[(0, (4, 3))]))
+    for color, outline in scene.outlines:
+        canvas.stroke(outline, "black", 2.4, opacity=0.45)
+        canvas.stroke(outline, color, 1.4, dashes=DASHED)
 
 
-def _paint_edge(axes: Axes, scene: Scene, seen: Image) -> None:
+def _paint_edge(canvas: Canvas, scene: Scene, seen: Image) -> None:
     """The edge of what today's image shows, dotted."""
     if seen.min() < 0.5 < seen.max():
-        at = (scene.columns_mm, scene.rows_mm, seen)
-        axes.contour(*at, levels=[0.5], colors="black", linewidths=2.4)
-        axes.contour(*at, levels=[0.5], colors="white", linewidths=1.4, linestyles="dotted")
+        edge = Levels(scene.columns_mm, scene.rows_mm, seen).line(0.5)
+        canvas.stroke(edge, "black", 2.4)
+        canvas.stroke(edge, "white", 1.4, dashes=DOTTED)
 
 
-def _paint_change(axes: Axes, scene: Scene, percent: Image) -> None:
+def _paint_change(canvas: Canvas, scene: Scene, percent: Image) -> None:
     far = max(highest(np.abs(percent)), 100.0) + 1.0
-    at = (scene.columns_mm, scene.rows_mm, percent)
+    levels = Levels(scene.columns_mm, scene.rows_mm, percent)
     for sign in (-1.0, 1.0):
         bands = sorted((abs(level), color) for level, color in DIFFERENCES if sign * level > 0)
-        colors = [to_rgba(color, _WASH_OPACITY) for _, color in bands]
-        levels = [sign * level for level, _ in bands] + [sign * far]
-        if sign < 0:
-            levels, colors = levels[::-1], colors[::-1]
-        if np.isfinite(percent).any():
-            axes.contourf(*at, levels=levels, colors=colors)
+        ends = [*(level for level, _ in bands[1:]), far]
+        for (start, color), end in zip(bands, ends, strict=True):
+            canvas.fill(levels.band(*sorted((sign * start, sign * end))), color, _WASH_OPACITY)
 
 
-def _paint_motion(axes: Axes, scene: Scene, moved: Image, length: Image) -> None:
+def _paint_motion(canvas: Canvas, scene: Scene, moved: Image, length: Image) -> None:
     """Bands of length in mm, and arrows of the part of the motion that lies in the plane."""
-    levels = [level for level, _ in MOTIONS]
-    if highest(length) <= levels[0]:
+    least = MOTIONS[0][0]
+    if highest(length) <= least:
         return
-    bands = [to_rgba(color, _WASH_OPACITY) for _, color in MOTIONS]
-    far = max(highest(length), levels[-1]) + 1.0
-    axes.contourf(scene.columns_mm, scene.rows_mm, length, levels=[*levels, far], colors=bands)
-    across, down = [axis for axis in range(3) if axis != scene.plane.axis]
+    levels = Levels(scene.columns_mm, scene.rows_mm, length)
+    ends = [*(start for start, _ in MOTIONS[1:]), max(highest(length), MOTIONS[-1][0]) + 1.0]
+    for (start, color), end in zip(MOTIONS, ends, strict=True):
+        canvas.fill(levels.band(start, end), color, _WASH_OPACITY)
+    in_plane = [axis for axis in range(3) if axis != scene.plane.axis]
     step = max(round(_ARROW_STEP_MM / (scene.columns_mm[1] - scene.columns_mm[0])), 1)
     every = (slice(step // 2, None, step), slice(step // 2, None, step))
-    shown = np.argwhere(length[every] >= levels[0])
-    rows, columns = scene.rows_mm[every[0]][shown[:, 0]], scene.columns_mm[every[1]][shown[:, 1]]
-    arrows = ARROW_SCALE * moved[every][shown[:, 0], shown[:, 1]]
-    quiver = axes.quiver(
-        columns,
-        rows,
-        arrows[:, across],
-        arrows[:, down],
-        angles="xy",
-        scale_units="xy",
-        scale=1,
-        color="white",
-        width=0.004,
-    )
-    quiver.set_path_effects([patheffects.withStroke(linewidth=2.0, foreground="black")])
+    rows, columns = np.nonzero(length[every] >= least)
+    tails = np.column_stack([scene.columns_mm[every[1]][columns], scene.rows_mm[every[0]][rows]])
+    canvas.arrows(tails, ARROW_SCALE * moved[every][rows, columns][:, in_plane])

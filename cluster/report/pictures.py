@@ -48,7 +48,7 @@ class Pictures:
 
 
 def make_pictures(report: RobustReport, case: Case, colors: dict[str, StructureColor], stack_size: int) -> Pictures:
-    """Draw everything; about 0.1 s and 30 kB per picture."""
+    """Draw everything; about 25 ms and 30 kB per picture."""
     view = make_view(report, case, stack_size)
     window = choose_window(case, view)
     structures = _drawn(report, case)

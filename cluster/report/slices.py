@@ -1,22 +1,17 @@
-"""Pictures: CT, structures and dose of one plane, drawn with matplotlib (object API, no global state) as WebP."""
+"""Pictures: CT, structures and dose of one plane as WebP."""
 
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import patheffects
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
+from matplotlib.path import Path
 
+from cluster.report.canvas import Canvas, Label, Levels, rings
 from cluster.report.colors import EMPHASISED_PERCENT, ISODOSES, StructureColor
 from cluster.report.view import Plane, View, slice_gap_mm, slice_values
 from doseeng.case import Case
@@ -28,9 +23,6 @@ from doseeng.structures import Structure
 Image = npt.NDArray[np.float32]
 Line = npt.NDArray[np.float64]
 
-_LONG_SIDE_PX: Final = 640
-_DPI: Final = 100
-_WEBP_QUALITY: Final = 82
 _AIR_HU: Final = -1000.0
 _WASH_OPACITY: Final = (0.24, 0.44)
 """Of the lowest and the highest isodose band: low dose must not veil the anatomy."""
@@ -66,7 +58,7 @@ _LUNG_REACH_MM: Final = 40.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """One plane without dose. ct_hu: (rows, columns). outlines: colour and lines (n, 2) of (column, row) in mm."""
+    """One plane without dose. ct_hu: (rows, columns). outlines: colour and path of (column, row) in mm."""
 
     plane: Plane
     position_mm: float
@@ -74,7 +66,7 @@ class Scene:
     columns_mm: npt.NDArray[np.float64]
     rows_mm: npt.NDArray[np.float64]
     ct_hu: Image
-    outlines: tuple[tuple[str, tuple[Line, ...]], ...]
+    outlines: tuple[tuple[str, Path], ...]
 
 
 def make_scene(
@@ -104,16 +96,16 @@ def scene_of(
     size = grid.shape[::-1]
     columns = grid.origin_mm[across] + view.pixel_mm * np.arange(size[across], dtype=np.float64)
     rows = grid.origin_mm[down] + view.pixel_mm * np.arange(size[down], dtype=np.float64)
-    outlines: list[tuple[str, tuple[Line, ...]]] = []
+    outlines: list[tuple[str, Path]] = []
     notices: list[Notice] = []
     for structure in structures:
         try:
-            lines = _outline(structure, plane, position_mm, image.grid, grid, columns, rows)
+            outline = _outline(structure, plane, position_mm, image.grid, grid, columns, rows)
         except StructureError as error:
             notices.append(Notice("contour-not-drawn", structure.name, f"{error}; the {plane} picture lacks it"))
             continue
-        if lines:
-            outlines.append((colors[structure.name].on_dark, lines))
+        if outline is not None:
+            outlines.append((colors[structure.name].on_dark, outline))
     ct = slice_values(image, grid, _AIR_HU)
     return Scene(plane, position_mm, grid, columns, rows, ct, tuple(outlines)), notices
 
@@ -131,45 +123,26 @@ def choose_window(case: Case, view: View) -> Window:
 def draw(scene: Scene, dose: Volume, reference_gy: float, window: Window) -> bytes:
     """WebP picture of a scene with its dose wash (percent of reference_gy), isodose lines and structures."""
     percent = 100.0 * slice_values(dose, scene.grid, 0.0) / reference_gy
-    return picture(scene, window, lambda axes: paint_dose(axes, scene, percent))
+    return picture(scene, window, lambda canvas: paint_dose(canvas, scene, percent))
 
 
-def picture(scene: Scene, window: Window, paint: Callable[[Axes], None], rgb: Image | None = None) -> bytes:
+def picture(scene: Scene, window: Window, paint: Callable[[Canvas], None], rgb: Image | None = None) -> bytes:
     """WebP picture of a scene: its image, what `paint` draws (in mm of columns and rows), then structures and marks.
 
     rgb: (rows, columns, 3) in 0..1, shown instead of the grey image of the scene.
     """
-    aspect = len(scene.rows_mm) / len(scene.columns_mm)
-    width = _LONG_SIDE_PX if aspect <= 1 else round(_LONG_SIDE_PX / aspect)
-    height = round(width * aspect)
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="black")
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    half = (scene.columns_mm[1] - scene.columns_mm[0]) / 2
-    left, right = scene.columns_mm[0] - half, scene.columns_mm[-1] + half
-    low, high = scene.rows_mm[0] - half, scene.rows_mm[-1] + half
-    axes.imshow(
-        scene.ct_hu if rgb is None else rgb,
-        cmap="gray",
-        vmin=window.low_hu,
-        vmax=window.high_hu,
-        extent=(left, right, low, high),
-        origin="lower",
-        interpolation="bilinear",
-        aspect="auto",
-    )
-    paint(axes)
-    for color, lines in scene.outlines:
-        axes.add_collection(LineCollection(lines, colors="black", linewidths=2.8, alpha=0.55))
-        axes.add_collection(LineCollection(lines, colors=color, linewidths=1.5))
-    axes.set_xlim(left, right)
     # Anterior is up in axial pictures, and patient y grows towards posterior.
-    axes.set_ylim((high, low) if scene.plane is Plane.AXIAL else (low, high))
-    _draw_marks(axes, scene.plane, _SCALE_BAR_MM / (right - left))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="webp", pil_kwargs={"quality": _WEBP_QUALITY, "method": 2})
-    return buffer.getvalue()
+    canvas = Canvas(scene.columns_mm, scene.rows_mm, rows_down=scene.plane is Plane.AXIAL)
+    if rgb is None:
+        canvas.show_grey(scene.ct_hu, window.low_hu, window.high_hu)
+    else:
+        canvas.show_colors(rgb)
+    paint(canvas)
+    for color, outline in scene.outlines:
+        canvas.stroke(outline, "black", 2.8, opacity=0.55)
+        canvas.stroke(outline, color, 1.5)
+    _draw_marks(canvas, scene.plane)
+    return canvas.webp()
 
 
 def data_uri(webp: bytes) -> str:
@@ -177,61 +150,56 @@ def data_uri(webp: bytes) -> str:
     return "data:image/webp;base64," + base64.b64encode(webp).decode("ascii")
 
 
-def paint_dose(axes: Axes, scene: Scene, percent: Image) -> None:
+def paint_dose(canvas: Canvas, scene: Scene, percent: Image) -> None:
     """Dose wash and isodose lines of a picture; percent: (rows, columns) of the reference dose."""
-    levels = [level for level, _ in ISODOSES]
-    opacity = np.linspace(*_WASH_OPACITY, len(ISODOSES))
-    bands = [to_rgba(color, alpha) for (_, color), alpha in zip(ISODOSES, opacity.tolist(), strict=True)]
     known = percent[np.isfinite(percent)]
-    if not known.size or known.max() <= levels[0]:
+    if not known.size or known.max() <= ISODOSES[0][0]:
         return
     peak, lowest = float(known.max()), float(known.min())
-    at = (scene.columns_mm, scene.rows_mm, percent)
-    axes.contourf(*at, levels=[*levels, max(peak, levels[-1]) + 1.0], colors=bands)
-    lines = [(level, color) for level, color in ISODOSES if lowest < level < peak]
-    emphasis = [level == EMPHASISED_PERCENT for level, _ in lines]
-    if any(emphasis):
-        axes.contour(*at, levels=[EMPHASISED_PERCENT], colors="black", linewidths=3.6)
-    if lines:
-        axes.contour(
-            *at,
-            levels=[level for level, _ in lines],
-            colors=["white" if bold else color for bold, (_, color) in zip(emphasis, lines, strict=True)],
-            linewidths=[1.8 if bold else 0.9 for bold in emphasis],
-        )
+    isodoses = Levels(scene.columns_mm, scene.rows_mm, percent)
+    levels = [*(level for level, _ in ISODOSES), max(peak, ISODOSES[-1][0]) + 1.0]
+    opacities = np.linspace(*_WASH_OPACITY, len(ISODOSES)).tolist()
+    for (low, color), high, opacity in zip(ISODOSES, levels[1:], opacities, strict=True):
+        if low < peak:
+            canvas.fill(isodoses.band(low, high), color, opacity)
+    if lowest < EMPHASISED_PERCENT < peak:
+        canvas.stroke(isodoses.line(EMPHASISED_PERCENT), "black", 3.6)
+    for level, color in ISODOSES:
+        if lowest < level < peak:
+            bold = level == EMPHASISED_PERCENT
+            canvas.stroke(isodoses.line(level), "white" if bold else color, 1.8 if bold else 0.9)
 
 
-def _draw_marks(axes: Axes, plane: Plane, bar_width: float) -> None:
-    """Patient directions at the edges and, if it fits, a scale bar of `bar_width` (share of the picture's width)."""
-    style: dict[str, Any] = {
-        "xycoords": "axes fraction",
-        "textcoords": "offset points",
-        "color": "white",
-        "path_effects": [patheffects.withStroke(linewidth=2.5, foreground="black")],
-    }
-    edges = (((0, 0.5), (12, 0)), ((1, 0.5), (-12, 0)), ((0.5, 1), (0, -12)), ((0.5, 0), (0, 12)))
+def _draw_marks(canvas: Canvas, plane: Plane) -> None:
+    """Patient directions at the edges and, if it fits, a scale bar."""
+    edges = (
+        ((0.0, 0.5), (12.0, 0.0)),
+        ((1.0, 0.5), (-12.0, 0.0)),
+        ((0.5, 1.0), (0.0, -12.0)),
+        ((0.5, 0.0), (0.0, 12.0)),
+    )
     for name, (edge, inward) in zip(_SIDES[plane], edges, strict=True):
-        axes.annotate(name, edge, inward, ha="center", va="center", size=15, weight="bold", **style)
-    if bar_width < _WIDEST_SCALE_BAR:
-        for color, width in (("black", 5.0), ("white", 2.5)):
-            axes.plot([0.03, 0.03 + bar_width], [0.04, 0.04], transform=axes.transAxes, color=color, linewidth=width)
-        axes.annotate(f"{_SCALE_BAR_MM / 10:g} cm", (0.03, 0.04), (0, 5), size=11, va="bottom", **style)
+        canvas.write(Label(name, edge, inward, size_pt=15, weight="bold", in_middle=True))
+    if _SCALE_BAR_MM / canvas.width_mm < _WIDEST_SCALE_BAR:
+        corner = (0.03, 0.04)
+        canvas.scale_bar(_SCALE_BAR_MM, corner)
+        length = f"{_SCALE_BAR_MM / 10:g} cm"
+        canvas.write(Label(length, corner, (0.0, 5.0), size_pt=11, weight="normal", in_middle=False))
 
 
 def _outline(
     structure: Structure, plane: Plane, position_mm: float, image: Grid, grid: Grid, columns: Line, rows: Line
-) -> tuple[Line, ...]:
-    """Lines (n, 2) of a structure in a plane: its own polygons where they are axial, else the edge of its mask."""
+) -> Path | None:
+    """A structure in a plane, if it is there: its own polygons where they are axial, else the edge of its mask."""
     if plane is Plane.AXIAL and all(np.ptp(c[:, 2]) <= _SAME_PLANE_MM for c in structure.contours):
         return _polygons_near(structure, position_mm, slice_gap_mm(image))
     weight = mask(structure, grid, slice_gap_mm(image)).values.squeeze(axis=2 - plane.axis)
     if min(weight.shape) < 2 or not weight.min() < 0.5 < weight.max():
-        return ()
-    edges = Figure().add_subplot().contour(columns, rows, weight, levels=[0.5])
-    return tuple(np.asarray(line) for line in edges.allsegs[0])
+        return None
+    return Levels(columns, rows, weight).line(0.5)
 
 
-def _polygons_near(structure: Structure, position_mm: float, lone_gap_mm: float) -> tuple[Line, ...]:
+def _polygons_near(structure: Structure, position_mm: float, lone_gap_mm: float) -> Path | None:
     """The closed polygons of the contour plane next to a position; none beyond half a gap from the last plane.
 
     lone_gap_mm: the gap between planes to assume where the structure has a single one.
@@ -241,6 +209,5 @@ def _polygons_near(structure: Structure, position_mm: float, lone_gap_mm: float)
     gap = float(np.median(np.diff(planes))) if len(planes) > 1 else lone_gap_mm
     plane = float(planes[np.argmin(np.abs(planes - position_mm))])
     if abs(plane - position_mm) > gap / 2 + _SAME_PLANE_MM:
-        return ()
-    chosen = np.flatnonzero(np.abs(heights - plane) <= _SAME_PLANE_MM)
-    return tuple(np.concatenate([structure.contours[i][:, :2], structure.contours[i][:1, :2]]) for i in chosen)
+        return None
+    return rings(structure.contours[i][:, :2] for i in np.flatnonzero(np.abs(heights - plane) <= _SAME_PLANE_MM))

@@ -15,14 +15,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.orm import Session
 
 from cluster.database.connection import Database
@@ -274,10 +274,9 @@ def _appending(is_sqlite: bool, values: dict[str, Any]) -> Callable[[Session], A
             return written
         head = _head(session)
         bare = AuditEntry(**values, sequence=head.sequence + 1, previous=head.digest, digest="")
-        row = AuditRow(**values, sequence=bare.sequence, previous=bare.previous, digest=digest_of(bare))
-        session.add(row)
-        session.flush()
-        return _entry(row)
+        entry = replace(bare, digest=digest_of(bare))
+        session.execute(insert(AuditRow), {name: getattr(entry, name) for name in AuditEntry.__dataclass_fields__})
+        return entry
 
     return work
 

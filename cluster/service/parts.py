@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,7 @@ from typing import Any, Final
 from cluster.operations.logs import set_up_logging
 from cluster.security.audit import Action
 from cluster.service.config import read_config
-from cluster.service.services import Services, open_services
+from cluster.service.services import Services, open_services, services_on
 from cluster.service.supervisor import stop_on_signals, write_state
 from doseeng.errors import DoseengError
 
@@ -30,6 +31,8 @@ NICE: Final = 10
 STREAMS_END_S: Final = 5
 """Event streams would hold the API for minutes; their clients come again."""
 MOST_CONNECTIONS: Final = 1000
+API_PATIENCE_S: Final = 5.0
+"""How long a request waits for a database that is away, before its caller is told to come again."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,17 +43,29 @@ Ready = Callable[[dict[str, Any]], None]
 """Called once by a part when it takes work, with what it says of itself."""
 
 
+def listening_at(host: str, port: int) -> socket.socket:
+    """A socket for the HTTP API, whose connections send without delay."""
+    listening = socket.create_server((host, port), backlog=1024, reuse_port=False)
+    # Connections inherit it. asyncio would set it, but does not see that a socket of `create_server` is TCP: then the
+    # second segment of an answer waits 40 ms for the acknowledgement of the first.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
+
+
 def serve_api(services: Services, stop: threading.Event, ready: Ready) -> None:
     """The HTTP API until `stop`."""
     import uvicorn
 
     from cluster.api.app import create_app
+    from cluster.api.workers import Workers
     from cluster.security.certificates import server_context
 
     config = services.config
-    listening = socket.create_server((config.api.host, config.api.port), backlog=1024, reuse_port=False)
+    impatient = services_on(config, replace(services.database, patience_s=API_PATIENCE_S))
+    listening = listening_at(config.api.host, config.api.port)
+    workers = Workers(config)
     settings = uvicorn.Config(
-        create_app(services),
+        create_app(impatient, workers.take),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -64,7 +79,10 @@ def serve_api(services: Services, stop: threading.Event, ready: Ready) -> None:
     server = uvicorn.Server(settings)
     threading.Thread(target=_until, args=(stop, server), daemon=True).start()
     ready({"host": config.api.host, "port": listening.getsockname()[1]})
-    server.run(sockets=[listening])
+    try:
+        server.run(sockets=[listening])
+    finally:
+        workers.close()
 
 
 def serve_node(services: Services, stop: threading.Event, ready: Ready) -> None:

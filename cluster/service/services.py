@@ -48,6 +48,11 @@ def open_services(config: ServiceConfig) -> Services:
     config.data.mkdir(parents=True, exist_ok=True)
     database = connect(config.database)
     upgrade(database)
+    return services_on(config, database)
+
+
+def services_on(config: ServiceConfig, database: Database) -> Services:
+    """The services of a configuration, on an open database."""
 
     @cache
     def blobs_of(site: str) -> BlobStore:

@@ -233,15 +233,16 @@ def slab_dose(
 ):  # fmt: skip
     """Add the dose of some neighbouring slices of one interval to out (n, v, u): `deposit`, then `spread_bins`.
 
-    excess: (m,), px_mm: (m, 2); the rest as in `deposit`. bins, used: scratch, all zero before and after: fresh memory
-    would cost as much as the work.
+    excess: (m,), px_mm: (m, 2); the rest as in `deposit`. bins, used: scratch of at least n slices, all zero before and
+    after: fresh memory would cost as much as the work.
     """
-    lead = rsp.shape[0] - out.shape[0]
+    n = out.shape[0]
+    lead = rsp.shape[0] - n
     deposit(
         fluence, tables, level_variance, per_mm, rsp, scale, step_mm, wet, mixed, spread, lane_mean, residual, bin_step,
-        bins, used,
+        bins[:n], used[:n],
     )  # fmt: skip
-    for k in range(out.shape[0]):
+    for k in range(n):
         spread_bins(bins[k], used[k], bin_step, excess[lead + k], px_mm[lead + k], 1, out[k])
         clear(bins[k], used[k])
 

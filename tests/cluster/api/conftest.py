@@ -1,8 +1,9 @@
 """Services of two sites on SQLite with users of every role; no job is ever computed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
@@ -12,20 +13,23 @@ from cluster.api.app import create_app
 from cluster.security.access import Role
 from cluster.security.passwords import Passwords
 from cluster.security.users import Users
-from cluster.service.config import Api, Oidc, ServiceConfig, Site
+from cluster.service.config import Api, Destination, Oidc, ServiceConfig, Site
 from cluster.service.services import open_services
-from tests.cluster.api.making import HERE, THERE, Service
+from tests.cluster.api.making import AWAY, HERE, THERE, Service
+
+NOTHING: Mapping[str, Any] = {}
 
 
 @pytest.fixture(scope="module")
 def service_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
-    """Makes services with a configuration of the API."""
+    """Makes services with a configuration of the API, and more about the site HERE."""
     open_ones: list[Service] = []
 
-    def make(oidc: Oidc | None = None, **api: object) -> Service:
+    def make(oidc: Oidc | None = None, site: Mapping[str, Any] = NOTHING, **api: object) -> Service:
         folder = tmp_path_factory.mktemp("service")
         api = {"logins_per_minute": 10_000, "requests_per_minute": 100_000} | api
-        sites = [Site(name=HERE, calling_ae=["CT1"]), Site(name=THERE, calling_ae=["CT2"])]
+        away = Destination(name=AWAY, kind="webhook", url="http://127.0.0.1:9/", secret="a secret of a test")
+        sites = [Site(name=HERE, calling_ae=["CT1"], destination=[away], **site), Site(name=THERE, calling_ae=["CT2"])]
         config = ServiceConfig(data_dir=str(folder), api=Api(**api), site=sites, oidc=oidc)  # type: ignore[arg-type]
         opened = open_services(config)
         # What a hash costs is the business of the tests of passwords.

@@ -16,6 +16,8 @@ from cluster.security.access import Role
 from cluster.service.services import Services
 
 HERE, THERE = "north", "south"
+AWAY = "archive"
+"""A destination of HERE that nobody sends to."""
 PASSWORD = "plain-sailing-to-the-isles"
 DRIVER = "driver-of-the-tests"
 

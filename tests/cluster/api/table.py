@@ -66,6 +66,7 @@ TABLE: dict[tuple[str, str], Row] = {
     ("GET", "/api/v1/worklist"): Row(P.READ),
     ("GET", "/api/v1/worklist/{flag_id}"): Row(P.READ),
     ("POST", "/api/v1/worklist/{flag_id}/acknowledge"): Row(P.ACKNOWLEDGE, {"json": {}}),
+    ("POST", "/api/v1/destinations/{destination}/resend"): Row(P.ACKNOWLEDGE),
     ("GET", "/api/v1/audit"): Row(P.AUDIT),
     ("GET", "/api/v1/audit/verify"): Row(P.AUDIT),
 }

@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from cluster.database.tables import TokenRow
 from cluster.security.access import PERMISSIONS, Permission, Role
-from tests.cluster.api.making import HERE, THERE, Service
+from tests.cluster.api.making import AWAY, HERE, THERE, Service
 from tests.cluster.api.table import ANYONE, OF_NO_SITE, TABLE, USER, Row
 
 
@@ -53,6 +53,7 @@ def world(filled: Service, plan_uid: str) -> World:
         "token_id": next(token.id for token in users.tokens(HERE) if token.user == "victim"),
         "plan_uid": plan_uid,
         "study_uid": "1.2.3",
+        "destination": AWAY,
         "name:path": "result.json",
     }
     return World(filled, names)

@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 import pytest
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
 
 from cluster.api.limits import REMEMBERED, Limiter, Streams
+from cluster.database.connection import DatabaseUnavailable
 from cluster.storage.blobs import StorageUnavailable
 from tests.cluster.api.making import HERE, Service
 
@@ -86,6 +88,8 @@ def test_accidents_tell_nothing(
     ("error", "status"),
     [
         (OperationalError("SELECT", {}, Exception("gone")), 503),
+        (DatabaseUnavailable("it has not answered"), 503),
+        (NoConnectionFree("pool limit reached"), 503),
         (StorageUnavailable("no space left"), 507),
         (OSError(28, "No space left on device"), 507),
         (OSError(5, "Input/output error"), 500),

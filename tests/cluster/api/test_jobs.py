@@ -3,9 +3,9 @@
 import pytest
 from sqlalchemy import update
 
-from cluster.database.tables import JobRow
+from cluster.database.tables import JobRow, OutboxRow
 from cluster.security.access import Role
-from tests.cluster.api.making import HERE, THERE, Service
+from tests.cluster.api.making import AWAY, HERE, THERE, Service
 
 NOBODY = "0" * 32
 REPORT = b"<html><script>1</script></html>"
@@ -253,3 +253,27 @@ def test_audit_log_holds(filled: Service, done: dict) -> None:
     assert check["is_intact"]
     assert check["rows"] > 10
     assert {row["action"] for row in audited(filled)} >= {"object-receive", "job-submit", "query", "result-read"}
+
+
+def test_what_was_given_up_is_sent_again(filled: Service, plan_uid: str) -> None:
+    job_id = submitted(filled, plan_uid, seed=77)["id"]
+    filled.finish(job_id, "RED")
+
+    def message() -> dict:
+        (flag,) = [flag for flag in filled.ask("viewer", "GET", "/worklist").json() if flag["job_id"] == job_id]
+        (sending,) = flag["messages"]
+        return sending
+
+    with filled.services.database.transaction() as session:
+        dead = update(OutboxRow).where(OutboxRow.subject == job_id)
+        session.execute(dead.values(state="dead", attempts=20, last_error="it does not answer"))
+    assert message()["state"] == "dead"
+    resend = f"/destinations/{AWAY}/resend"
+    assert filled.ask("physician", "POST", resend).json() == {"messages": 1}
+    assert (message()["state"], message()["attempts"]) == ("pending", 0)
+    assert filled.ask("physician", "POST", resend).json() == {"messages": 0}
+    rows = filled.ask("admin", "GET", "/audit?action=flag-send").json()
+    assert [(row["actor"], row["object_id"], row["details"]) for row in rows] == [
+        ("a-physician", AWAY, {"messages": messages}) for messages in (0, 1)
+    ]
+    assert filled.ask("physician", "POST", "/destinations/nowhere/resend").status_code == 404

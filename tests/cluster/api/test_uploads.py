@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.api import archives
+from cluster.api import archives, intake
 from cluster.api.uploads import LEFT_S, remove_left
 from tests.cluster.api.making import Service, zipped
+from tests.cluster.api.test_dicomweb import uid
 
 ZIP = {"Content-Type": "application/zip"}
 
@@ -71,6 +72,18 @@ def test_form_with_archive_and_objects(service: Service, case_folder: Path, a_sl
     assert (refused["part"], refused["entry"]) == (3, 0)
     assert "DICM" in refused["reason"]
     assert "JANE" not in answer.text
+
+
+def test_several_archives_in_small_groups(service: Service, case_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "GROUP_FILES", 2)
+    slices = [path.read_bytes() for path in sorted(case_folder.rglob("*.dcm"))[:5]]
+    one, other = archive(*((str(n), data) for n, data in enumerate(slices[:3]))), archive(("x", slices[3]), ("y", b"?"))
+    files = [("file", ("a", data, "application/zip")) for data in (one, other, slices[4])]
+    found = service.ask("planner", "POST", "/objects", files=files).json()
+    assert [(entry["part"], entry["entry"]) for entry in found["accepted"]] == [(1, 1), (1, 2), (1, 3), (2, 1), (3, 0)]
+    assert [entry["sop_uid"] for entry in found["accepted"]] == [uid(data) for data in slices]
+    assert [(entry["part"], entry["entry"]) for entry in found["refused"]] == [(2, 2)]
+    assert left_over(service) == []
 
 
 def test_names_of_entries_lead_nowhere(service: Service, a_slice: bytes) -> None:

@@ -384,4 +384,4 @@ def test_a_database_that_stays_away_is_no_lost_lease(store: JobStore, database: 
         raise OperationalError("", {}, Exception("no route"))
 
     with pytest.raises(DatabaseUnavailable, match="has not answered"):
-        database.retrying(never, patience_s=0.1)
+        replace(database, patience_s=0.1).retrying(never)

@@ -17,6 +17,8 @@ from sqlalchemy import func, select
 from cluster.database.connection import Database
 from cluster.database.tables import InstanceRow
 from cluster.library import header
+from cluster.library.entries import Received
+from cluster.library.intake import Refused
 from cluster.library.library import Library
 from cluster.storage.files import FileBlobs
 from doseeng.dicom.inventory import patient_key
@@ -77,6 +79,55 @@ def test_two_senders_of_one_object_make_one_entry(database: Database, blobs_of: 
     assert sum(one.is_new for one in got) == len(files)
     with database.reading() as session:
         assert session.scalar(select(func.count()).select_from(InstanceRow)) == len(files)
+
+
+def test_many_at_once_are_judged_one_by_one(database: Database, blobs_of: Any, case_dir: Path) -> None:
+    library = Library(database, blobs_of)
+    image, plan = case_dir / "CT.0001.dcm", case_dir / "rp.dcm"
+    other = changed(image, SeriesDescription="other")
+    told: list[list[Received]] = []
+    intake = library.intake("north", calling_ae="CT1", on_received=lambda _, received: told.append(list(received)))
+    found = intake.take([image, other, b"nothing", plan, image.read_bytes()])
+    assert [getattr(one, "is_new", None) for one in found] == [True, None, None, True, False]
+    assert "received before with other content" in found[1].reason  # type: ignore[union-attr]
+    assert (found[1].sop_uid, found[2].sop_uid) == (found[0].sop_uid, "")  # type: ignore[union-attr]
+    assert told == [[one for one in found if isinstance(one, Received)]]
+    assert {entry.sha256 for entry in library.instances("north")} == {found[0].sha256, found[3].sha256}  # type: ignore[union-attr]
+    assert [isinstance(one, Refused) for one in intake.take([other, image])] == [True, False]
+    assert intake.take([b"nothing"]) == [found[2]]
+    assert intake.take([]) == []
+
+
+def test_objects_of_another_study_are_refused(library: Library, case_dir: Path) -> None:
+    (found,) = library.intake("north", study_uid="1.2.3").take([case_dir / "rp.dcm"])
+    assert isinstance(found, Refused)
+    assert found.is_of_other_study
+    assert library.instances("north") == []
+
+
+def test_what_belongs_to_objects_is_written_with_them_or_not_at_all(
+    database: Database, blobs_of: Any, case_dir: Path
+) -> None:
+    library = Library(database, blobs_of)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        library.intake("north", on_received=fail).take([case_dir / "rp.dcm"])
+    assert library.instances("north") == []
+
+
+def test_many_senders_of_the_same_objects_make_one_entry_each(
+    database: Database, blobs_of: Any, case_dir: Path
+) -> None:
+    library = Library(database, blobs_of)
+    files = sorted(case_dir.glob("CT.*.dcm"))[:8]
+    orders = [files, files[::-1], files[4:] + files[:4], files[::2] + files[1::2]]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda order: library.intake("north").take(order), orders * 2))
+    assert sum(getattr(one, "is_new", 0) for taken in found for one in taken) == len(files)
+    assert len(library.instances("north")) == len(files)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pydicom import dcmread
 
 from cluster.database.tables import SeriesRow
 from cluster.jobs.model import JobKind, JobState, Priority
-from cluster.node.watcher import SeriesWatcher, note_received
+from cluster.node.notes import note_received
+from cluster.node.watcher import SeriesWatcher
 from cluster.service.services import Services
 from doseeng.errors import JobError
 
