@@ -1,8 +1,8 @@
 """Many clients at once on one machine: `python -m benchmarks.load [--clients 50] [--seconds 120]`.
 
 Starts `doseeng serve` on an empty folder. The clients arrive evenly over the first half minute. Each uploads a case of
-its own (34 to 40 DICOM objects, other patients, other UIDs), asks for an evaluation of it, and then looks once a
-second, in turn, at its job, at the list of jobs, at the worklist and at who it is: with 50 clients 50 light calls a
+its own (38 DICOM objects, another patient, other UIDs), asks for an evaluation of it, and then looks once a
+second, in turn, at its job, at the list of jobs, at the worklist and at who it is: with 50 clients 45 light calls a
 second. One in ten follows its job with server-sent events instead (`cluster.client.Client.wait`). Service, its jobs and
 clients share the machine. At the end every job that was asked for must be listed once, and be done.
 """
