@@ -61,6 +61,11 @@ class TimedExecutor:
         return self.inner.workers
 
     @property
+    def idle(self) -> int:
+        """As `Executor.idle`."""
+        return self.inner.idle
+
+    @property
     def description(self) -> str:
         """As `Executor.description`."""
         return self.inner.description

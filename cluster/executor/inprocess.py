@@ -26,6 +26,11 @@ class InProcessExecutor:
         return 1
 
     @property
+    def idle(self) -> int:
+        """As `Executor.idle`: whoever asks is about to call."""
+        return 1
+
+    @property
     def description(self) -> str:
         """Name, for provenance."""
         return "in-process"

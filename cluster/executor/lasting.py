@@ -45,6 +45,12 @@ class LastingExecutor:
             return inner.workers
 
     @property
+    def idle(self) -> int:
+        """As `Executor.idle`."""
+        with self._use() as (_, inner):
+            return inner.idle
+
+    @property
     def description(self) -> str:
         """As `Executor.description`."""
         with self._use() as (_, inner):

@@ -27,6 +27,11 @@ class Executor(Protocol):
         """How many units run at the same time."""
 
     @property
+    def idle(self) -> int:
+        """How many workers have nothing to do, as far as this driver knows: what others ask of a cluster it does not
+        see. Worth asking before work is spread that one worker could do."""
+
+    @property
     def description(self) -> str:
         """Name, version and workers, for provenance."""
 

@@ -70,6 +70,7 @@ class RayExecutor:
         self._watch = Watch(ray.get_runtime_context().gcs_address)
         self._lock = threading.Lock()
         self._is_closed = False
+        self._awaited: set[bytes] = set()
         self._devices: list[Any] = []
         self._queued: list[deque[ObjectRef]] = []
         self._counted: tuple[float, int, int] | None = None
@@ -82,6 +83,12 @@ class RayExecutor:
         return min(found, self._most_workers) if self._most_workers else found
 
     @property
+    def idle(self) -> int:
+        """As `Executor.idle`: GPUs where there are some. Units that nobody waits for, such as merging, do not count."""
+        _, gpus = self._resources()
+        return max(0, (gpus if self._uses_gpus and gpus else self.workers) - len(self._awaited))
+
+    @property
     def description(self) -> str:
         """Name, version and workers."""
         return f"ray {ray.__version__}, {self.workers} workers"
@@ -92,17 +99,21 @@ class RayExecutor:
 
     def split(self, function: Callable[..., Any], parts: int, *arguments: Any) -> tuple[Handle, ...]:
         """As `Executor.split`."""
-        return tuple(self._start(function, parts, arguments))
+        handles: list[ObjectRef] = self._start(function, parts, arguments)
+        self._awaited.add(handles[0].binary())
+        return tuple(handles)
 
     def result(self, handle: Any, wanted: Callable[[], bool] | None = None) -> Any:
         """As `Executor.result`."""
-        self._wait(handle, wanted or (lambda: True))
         try:
+            self._wait(handle, wanted or (lambda: True))
             return ray.get(handle)
         except RayTaskError as error:
             raise _cause(error) from None
         except RayError as error:
             raise _lost(error) from error
+        finally:
+            self._awaited.discard(handle.binary())
 
     def each(
         self, function: Callable[..., Any], shared: Sequence[Any], units: Iterable[Any], wanted: Callable[[], bool]
@@ -115,15 +126,15 @@ class RayExecutor:
                 if not wanted():
                     return
                 if len(under_way) >= UNITS_PER_WORKER * self.workers:
-                    self._wait(under_way[0], wanted)
-                    yield under_way.popleft()
+                    yield self._finished(under_way, wanted)
                 under_way.append(self._start(function, 1, (*places, unit)))
+                self._awaited.add(under_way[-1].binary())
             while under_way:
-                self._wait(under_way[0], wanted)
-                yield under_way.popleft()
+                yield self._finished(under_way, wanted)
         except _Unwanted:
             return
         finally:
+            self._awaited.difference_update(handle.binary() for handle in under_way)
             # A generator may be thrown away long after the Ray that it belonged to.
             for handle in () if self._is_closed else under_way:
                 _cancel(handle)
@@ -177,6 +188,12 @@ class RayExecutor:
     def _shared(self, argument: Any) -> Any:
         """A handle of an argument that all units take: it goes to the object store once."""
         return argument if isinstance(argument, ObjectRef) else self._asked(ray.put, argument)
+
+    def _finished(self, under_way: deque[ObjectRef], wanted: Callable[[], bool]) -> ObjectRef:
+        """The first of the units, once it is finished."""
+        self._wait(under_way[0], wanted)
+        self._awaited.discard(under_way[0].binary())
+        return under_way.popleft()
 
     def _wait(self, handle: Any, wanted: Callable[[], bool]) -> None:
         """Until a unit is finished; its result stays where it is."""

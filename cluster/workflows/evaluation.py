@@ -1,20 +1,23 @@
 """The evaluate job: blocks of scenarios wherever the executor puts them, merged and judged there, a small result back.
 
-One unit begins: it prepares the case and takes blocks for a while, and a small case is done with that. Of a larger one
-the remaining blocks become units of their own, whose partial statistics merge in the order of the blocks. Where the
-first unit stopped, how many workers there were and which of them died changes no byte of the statistics. No volume
-passes through the driver.
+A job begins as one unit, which prepares the case and takes blocks for a while; a small case is done with that. Of a
+larger one the remaining blocks become units of their own when workers have nothing else to do, and their statistics
+merge in the order of the blocks. While all workers are busy the job goes on in turns of one unit each, so that a batch
+does not prepare every case on every worker. Where turns ended, how many workers there were and which of them died
+changes no byte of the statistics. No volume passes through the driver.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from cluster.executor.placement import on_device
+from cluster.executor.protocol import Handle
 from cluster.jobs.context import Cancelled, JobContext
 from cluster.jobs.model import JobResult, JobSpec
 from cluster.report import write_report
@@ -31,15 +34,19 @@ from robust.export import report_to_json
 from robust.result import RobustReport
 from robust.tally import Tally, blocks, empty_tally, take_block
 
-BEGIN_S: Final = 3.0
-"""The first unit takes no further block after so much processor time. It costs a large case up to this much of waiting
-workers, and saves a small one what units of its own would cost: reading and preparing it on several workers."""
+TURN_S: Final = 3.0
+"""The first turn takes no further block after so much processor time: a small case is done by then, and spared what
+units of its own would cost, reading and preparing it on several workers."""
+SHORT_TURN_S: Final = 1.0
+"""The same where workers are idle, who wait for this turn to end."""
+LONGER: Final = 2.0
+"""Each turn is longer than the one before by this factor: another worker may have to prepare the case again."""
 _studies = Studies()
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """How far the first unit came: scenarios taken and in all, blocks taken and in all. result: where it is done."""
+class Turn:
+    """How far a job is after a turn: scenarios taken and in all, blocks taken and in all. result: where it is done."""
 
     scenarios: tuple[int, int]
     blocks: tuple[int, int]
@@ -51,11 +58,11 @@ def run_evaluation(spec: JobSpec, context: JobContext) -> JobResult:
 
     Errors as `read_case`, the engine and `robust.evaluate`; Cancelled when the job is no longer wanted.
     """
-    return evaluate_in_blocks(spec, context, BEGIN_S)
+    return evaluate_in_blocks(spec, context, SHORT_TURN_S if context.executor.idle > 1 else TURN_S)
 
 
-def evaluate_in_blocks(spec: JobSpec, context: JobContext, begin_s: float) -> JobResult:
-    """`run_evaluation`, with a first unit that takes no further block after begin_s of processor time."""
+def evaluate_in_blocks(spec: JobSpec, context: JobContext, turn_s: float) -> JobResult:
+    """`run_evaluation`, with a first turn that takes no further block after turn_s of processor time."""
     executor, at = context.executor, Workshop(context.blobs, context.scratch)
     stage, done, total = "reading the case", 0, 1
 
@@ -63,20 +70,23 @@ def evaluate_in_blocks(spec: JobSpec, context: JobContext, begin_s: float) -> Jo
         context.progress(stage, done, total)
         return True
 
-    small, whole = executor.split(_begin, 2, spec, at, begin_s)
-    begun: Begun = executor.result(small, is_wanted)
-    stage, (done, total) = "scenarios", begun.scenarios
-    is_wanted()
-    if begun.result is not None:
-        return begun.result
+    whole: Handle | None = None
+    while True:
+        small, whole = executor.split(_turn, 2, spec, at, whole, turn_s)
+        turn: Turn = executor.result(small, is_wanted)
+        stage, (done, total) = "scenarios", turn.scenarios
+        is_wanted()
+        if turn.result is not None:
+            return turn.result
+        if executor.workers == 1 or executor.idle > 1:
+            break
+        turn_s *= LONGER
     after = [block.stop for block in blocks(total)]
-    left = range(*begun.blocks)
-    taken = 0
-    for handle in executor.each(_block, (spec, at), left, is_wanted):
+    left = deque(range(*turn.blocks))
+    for handle in executor.each(_block, (spec, at), tuple(left), is_wanted):
         whole = executor.call(_merged, whole, handle)
-        done = after[left[taken]]
-        taken += 1
-    if taken < len(left):
+        done = after[left.popleft()]
+    if left:
         raise Cancelled("the job was cancelled while its scenarios were computed")
     stage = "results"
     is_wanted()
@@ -85,21 +95,24 @@ def evaluate_in_blocks(spec: JobSpec, context: JobContext, begin_s: float) -> Jo
 
 
 @on_device
-def _begin(spec: JobSpec, at: Workshop, begin_s: float) -> tuple[Begun, Tally | None]:
-    """As many blocks as fit into begin_s, and the result where that were all."""
-    until = time.process_time() + begin_s
+def _turn(spec: JobSpec, at: Workshop, whole: Tally | None, turn_s: float) -> tuple[Turn, Tally | None]:
+    """As many of the next blocks as fit into turn_s, and the result where that were all. Every turn but the first takes
+    one at least."""
+    until = time.process_time() + turn_s
     ready = _studies.of(spec, at)
     scenarios = ready.basis.scenarios
     require_nominal_first(scenarios)
     every = blocks(len(scenarios))
-    tally, taken = empty_tally(ready.basis), 0
-    while taken < len(every) and time.process_time() < until:
+    tally = whole or empty_tally(ready.basis)
+    taken = sum(block.stop <= tally.end for block in every)
+    least = taken if whole is None else taken + 1
+    while taken < len(every) and (taken < least or time.process_time() < until):
         take_block(tally, ready.basis, every[taken], ready.dose_of)
         taken += 1
+    where = (tally.end, len(scenarios)), (taken, len(every))
     if taken < len(every):
-        return Begun((tally.end, len(scenarios)), (taken, len(every))), tally
-    result = _judge(spec, at, tally)
-    return Begun((tally.end, len(scenarios)), (taken, len(every)), result), None
+        return Turn(*where), tally
+    return Turn(*where, _judge(spec, at, tally)), None
 
 
 @on_device

@@ -128,6 +128,18 @@ def test_few_units_are_under_way_and_none_begins_when_unwanted(executor: Executo
     assert 1 <= len(list(tmp_path.iterdir())) <= UNITS_PER_WORKER * executor.workers
 
 
+def test_who_is_idle_is_known_while_units_are_waited_for(executor: Executor, tmp_path: Path) -> None:
+    assert executor.idle == 2
+    first = executor.split(units.pair, 2, 1)
+    assert executor.idle == 1
+    handles = executor.each(units.marked, [tmp_path], range(3), lambda: True)
+    next(handles)
+    assert executor.idle == 0
+    list(handles)
+    executor.result(first[0])
+    assert executor.idle == 2
+
+
 def test_what_wanted_raises_ends_a_wait(executor: Executor, tmp_path: Path) -> None:
     def cancelled() -> bool:
         raise Cancelled

@@ -123,6 +123,44 @@ def test_a_cancelled_job_stops(hospital: Hospital, after: int) -> None:
         evaluate_in_blocks(spec_of(hospital), hospital.context(progress=progress), IN_BLOCKS)
 
 
+class Cluster(InProcessExecutor):
+    """Says that it has four workers, and how many of them are idle whenever it is asked; counts units by name."""
+
+    def __init__(self, *idle: int) -> None:
+        self._idle = list(idle)
+        self.units: list[str] = []
+
+    @property
+    def workers(self) -> int:
+        return 4
+
+    @property
+    def idle(self) -> int:
+        return self._idle.pop(0)
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Handle:
+        self.units.append(function.__name__)
+        return super().call(function, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("idle", "units"),
+    [
+        # While nobody is idle the job goes on in turns; 3 blocks of 7 scenarios, and none in the first turn of 0 s.
+        ((0, 1, 0), ["_turn"] * 4),
+        ((0, 4), ["_turn"] * 2 + ["_block", "_merged"] * 2 + ["_judge"]),
+        ((4,), ["_turn"] + ["_block", "_merged"] * 3 + ["_judge"]),
+    ],
+)
+def test_work_is_spread_when_workers_are_idle(hospital: Hospital, idle: tuple[int, ...], units: list[str]) -> None:
+    spec = spec_of(hospital)
+    expected = evaluate_in_blocks(spec, hospital.context(), AT_ONCE)
+    executor = Cluster(*idle)
+    found = evaluate_in_blocks(spec, hospital.context(executor=executor), IN_BLOCKS)
+    assert executor.units == units
+    assert hospital.data(found, "result.json") == hospital.data(expected, "result.json")
+
+
 class Scales(InProcessExecutor):
     """Weighs what the driver brings to itself, and pickles what it passes on, as another process would."""
 
