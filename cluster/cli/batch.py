@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -186,8 +187,8 @@ def _computing(executor: str, workers: int | None) -> ExecutorConfig:
 
     if executor == "in-process" and workers is not None:
         raise ConfigError("--workers is for --executor ray; in this process one case has all cores at a time")
-    # More jobs under way than workers, so that these need not wait while one job reads its case or writes its report.
-    slots = 1 if executor == "in-process" else (workers or 1) + 1
+    # Two jobs a worker, so that none waits for the driver, and one that is read meanwhile.
+    slots = 1 if executor == "in-process" else 2 * (workers or len(os.sched_getaffinity(0))) + 1
     return checked({"kind": executor, "workers": workers or 0, "slots": slots}, ExecutorConfig, "--executor")
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cluster.database.connection import DatabaseUnavailable
+from cluster.executor.protocol import ExecutorLost
 from cluster.jobs.claims import Rest
 from cluster.jobs.context import Cancelled
 from cluster.jobs.model import Job, JobFailure, JobResult
@@ -24,6 +25,8 @@ SPACE_WAIT_S: Final = 30.0
 """How long a job rests that found no space: people or retention rules make some."""
 MEMORY_WAIT_S: Final = 10.0
 """How long a job rests that found no memory: the jobs beside it end."""
+EXECUTOR_WAIT_S: Final = 1.0
+"""How long a job rests whose executor ended under it: the next call opens another."""
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -61,6 +64,8 @@ def ending(work: Callable[[], JobResult], attempt: Attempt) -> JobResult | JobFa
         return Rest(counts=not attempt.unwanted.is_set())
     except (StorageUnavailable, DatabaseUnavailable) as error:
         return Rest(f"waiting: {error}", SPACE_WAIT_S)
+    except ExecutorLost as error:
+        return Rest(f"waiting: {error}", EXECUTOR_WAIT_S, counts=True)
     except MemoryError:
         return Rest("waiting: the memory of the machine did not suffice", MEMORY_WAIT_S, counts=True)
     except DoseengError as error:

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from cluster.database.connection import Database
+from cluster.executor.protocol import ExecutorLost
 from cluster.jobs import attempt, driver
-from cluster.jobs.attempt import Attempt, ending
+from cluster.jobs.attempt import EXECUTOR_WAIT_S, Attempt, ending
 from cluster.jobs.claims import Rest
 from cluster.jobs.context import JobContext
 from cluster.jobs.model import JobResult, JobSpec, JobState
@@ -151,6 +152,7 @@ def test_endings() -> None:
     assert of(full) == Rest("waiting: no space left for what it writes; make some", 0.05)
     assert of(wrapped) == Rest("waiting: scratch: the image cannot be written", 0.05)
     assert of(StorageUnavailable("s3 is away")) == Rest("waiting: s3 is away", 0.05)
+    assert of(ExecutorLost("Ray has ended")) == Rest("waiting: Ray has ended", EXECUTOR_WAIT_S, counts=True)
     assert of(MemoryError()).counts
     # Nobody asked for it: a job that says so time and again must come to an end.
     assert of(attempt.Cancelled()).counts
